@@ -1,0 +1,128 @@
+//! The one error type that crosses the HTTP boundary, and its rendering.
+
+use std::sync::Arc;
+
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+
+/// An error that a caller of the API can act on.
+///
+/// Messages are written for the person using the API. Causes go to the log through `source()`,
+/// never into the message.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such object for this caller.
+    #[error("{kind} `{id}` does not exist")]
+    NotFound {
+        /// The word for the object.
+        kind: &'static str,
+        /// What was asked for.
+        id: String,
+    },
+    /// A path id that is no UUID.
+    #[error("{message}")]
+    InvalidId {
+        /// Why.
+        message: String,
+    },
+    /// A field that cannot be accepted (422).
+    #[error("{message}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// Why.
+        message: String,
+    },
+    /// A request that cannot be read (400).
+    #[error("{message}")]
+    BadRequest {
+        /// Stable code.
+        code: &'static str,
+        /// Why.
+        message: String,
+    },
+    /// No valid key.
+    #[error("{message}")]
+    Unauthenticated {
+        /// Why.
+        message: String,
+    },
+    /// The key may not do this.
+    #[error("{message}")]
+    Forbidden {
+        /// Stable code, as `insufficient_scope`.
+        code: &'static str,
+        /// Why.
+        message: String,
+    },
+    /// A name that another object has.
+    #[error("`{name}` is already used on this domain")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// The object is not in a state that allows this (409).
+    #[error("{message}")]
+    Conflict {
+        /// Stable code, as `SANDBOX_NOT_RUNNING`.
+        code: &'static str,
+        /// Why.
+        message: String,
+        /// Whether asking again later can help.
+        retryable: bool,
+    },
+    /// What was asked for was deleted for good (410).
+    #[error("{message}")]
+    Gone {
+        /// Why.
+        message: String,
+    },
+    /// More than this endpoint takes (413).
+    #[error("{message}")]
+    TooLarge {
+        /// Why.
+        message: String,
+    },
+    /// No room or a part is away; asking again can help (503).
+    #[error("{message}")]
+    Busy {
+        /// Stable code, as `no_ready_machine`.
+        code: &'static str,
+        /// Why.
+        message: String,
+        /// When to ask again.
+        retry_after_ms: u64,
+    },
+    /// A fault of ours. The caller sees only that, and the request id.
+    #[error("internal error")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// HTTP status and stable code; the message is prose and may change.
+    pub fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::NotFound { .. } => (StatusCode::NOT_FOUND, "NOT_FOUND"),
+            Self::InvalidId { .. } => (StatusCode::BAD_REQUEST, "INVALID_ID"),
+            Self::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "VALIDATION_ERROR"),
+            Self::BadRequest { code, .. } => (StatusCode::BAD_REQUEST, code),
+            Self::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, "invalid_token"),
+            Self::Forbidden { code, .. } => (StatusCode::FORBIDDEN, code),
+            Self::NameTaken { .. } => (StatusCode::CONFLICT, "NAME_TAKEN"),
+            Self::Conflict { code, .. } => (StatusCode::CONFLICT, code),
+            Self::Gone { .. } => (StatusCode::GONE, "GONE"),
+            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE"),
+            Self::Busy { code, .. } => (StatusCode::SERVICE_UNAVAILABLE, code),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
+        }
+    }
+}
+
+/// Leaves the error in the response for the outer layer, which knows the request id.
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let mut response = self.status().0.into_response();
+        response.extensions_mut().insert(Arc::new(self));
+        response
+    }
+}

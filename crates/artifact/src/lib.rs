@@ -1,0 +1,5 @@
+//! Blobs by digest, and the manifests that name them.
+
+/// Blobs by digest.
+#[derive(Clone, Debug)]
+pub struct ArtifactStore;

@@ -1,0 +1,63 @@
+//! What the platform does: sandboxes, warm pool, deployments, monitor, routes, certificates.
+//!
+//! Promises: it names no provider and opens no connection itself (its outgoing I/O goes through
+//! the traits of `miosa-types` and `miosa-provider`); it never reads the clock; every decision is
+//! a pure `plan` whose shell does the I/O; status is only ever written from what was observed.
+
+pub mod driver;
+pub mod observe;
+
+use std::{path::PathBuf, sync::Arc};
+
+use miosa_artifact::ArtifactStore;
+use miosa_provider::Provider;
+use miosa_store::Store;
+use miosa_types::{Env, guest::Guest, host::Domains};
+
+pub use driver::{Reconciler, Report, Wakes};
+pub use observe::Observations;
+
+/// Everything that the parts of control share. Cheap to share as an `Arc`.
+#[derive(Debug)]
+pub struct Control {
+    /// The database.
+    pub store: Store,
+    /// What runs workloads.
+    pub provider: Arc<dyn Provider>,
+    /// The way into sandboxes.
+    pub guest: Arc<dyn Guest>,
+    /// Blobs by digest.
+    pub artifacts: ArtifactStore,
+    /// Time, ids, randomness.
+    pub env: Env,
+    /// Settings.
+    pub config: Config,
+    /// What the provider last reported.
+    pub observed: Observations,
+    /// Wakes reconcilers.
+    pub wakes: Wakes,
+}
+
+/// Settings of control.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Domains of the installation.
+    pub domains: Domains,
+    /// Folder of durable data.
+    pub data_dir: PathBuf,
+    /// Warm slots to keep.
+    pub pool: Vec<PoolTarget>,
+    /// Template that a sandbox gets if it names none.
+    pub default_template: String,
+}
+
+/// How many warm slots to keep for one template and size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolTarget {
+    /// Template name.
+    pub template: String,
+    /// Size of each slot.
+    pub size: miosa_types::Size,
+    /// How many.
+    pub count: u32,
+}

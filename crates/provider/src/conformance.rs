@@ -1,0 +1,1 @@
+//! The contract of `Provider` as tests, run unchanged against every implementation.

@@ -1,0 +1,1 @@
+//! An in-memory provider that fails on request.

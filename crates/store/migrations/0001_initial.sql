@@ -1,0 +1,248 @@
+-- Portable subset (docs/adr/0003-portable-sql.md): text, bigint and blobs only; times are
+-- milliseconds since 1970 UTC; no booleans; JSON is text.
+create table installations (
+    id text primary key not null,
+    created_at_ms bigint not null
+);
+
+create table tenants (
+    id text primary key not null,
+    name text not null,
+    slug text not null unique,
+    deployment_domain text not null unique,
+    preview_domain text,
+    console_domain text unique,
+    branding text,
+    settings text not null default '{}',
+    generation bigint not null default 1,
+    created_at_ms bigint not null,
+    updated_at_ms bigint not null
+);
+
+create table api_keys (
+    id text primary key not null,
+    tenant_id text not null references tenants (id),
+    name text not null,
+    -- SHA-256 of the key in hexadecimal digits; the key itself is shown once and never stored.
+    key_hash text not null unique,
+    key_prefix text not null,
+    scopes text not null,
+    is_operator bigint not null default 0,
+    created_at_ms bigint not null,
+    last_used_at_ms bigint,
+    expires_at_ms bigint,
+    revoked_at_ms bigint
+);
+create index api_keys_by_tenant on api_keys (tenant_id, id);
+
+create table workspaces (
+    id text primary key not null,
+    tenant_id text not null references tenants (id),
+    name text not null,
+    slug text not null,
+    external_workspace_id text,
+    metadata text not null default '{}',
+    created_at_ms bigint not null,
+    updated_at_ms bigint not null,
+    unique (tenant_id, slug)
+);
+
+create table projects (
+    id text primary key not null,
+    tenant_id text not null references tenants (id),
+    workspace_id text not null references workspaces (id),
+    name text not null,
+    slug text not null,
+    external_project_id text,
+    metadata text not null default '{}',
+    created_at_ms bigint not null,
+    updated_at_ms bigint not null,
+    unique (workspace_id, slug)
+);
+
+create table idempotency_keys (
+    tenant_id text not null,
+    key text not null,
+    -- SHA-256 of method, path and body.
+    fingerprint text not null,
+    -- Null while the first request is under way.
+    status bigint,
+    content_type text,
+    body blob,
+    created_at_ms bigint not null,
+    primary key (tenant_id, key)
+);
+
+-- Intent: what the tenant asked for. What was observed is in memory, from `Provider::watch`.
+create table sandboxes (
+    id text primary key not null,
+    tenant_id text not null references tenants (id),
+    workspace_id text not null references workspaces (id),
+    project_id text not null references projects (id),
+    name text,
+    slug text not null,
+    preview_domain text not null,
+    template text not null,
+    memory_mib bigint not null,
+    cpu_millis bigint not null,
+    disk_mib bigint not null,
+    -- The workload that is this sandbox: a claimed slot or its own.
+    workload_id text not null unique,
+    revision bigint not null,
+    boot_path text not null,
+    env text not null default '{}',
+    metadata text not null default '{}',
+    external_workspace_id text,
+    external_project_id text,
+    external_user_id text,
+    timeout_s bigint not null,
+    is_always_on bigint not null default 0,
+    is_persistent bigint not null default 1,
+    -- `running` or `destroyed`.
+    desired text not null,
+    -- Observations, written only from what the provider or the guest reported.
+    ready_at_ms bigint,
+    ended_at_ms bigint,
+    end_reason text,
+    generation bigint not null default 1,
+    created_at_ms bigint not null,
+    updated_at_ms bigint not null,
+    destroyed_at_ms bigint,
+    unique (slug, preview_domain)
+);
+create index sandboxes_by_tenant on sandboxes (tenant_id, created_at_ms, id);
+create index sandboxes_by_name on sandboxes (tenant_id, name);
+create index sandboxes_wanted on sandboxes (desired, id);
+
+create table previews (
+    id text primary key not null,
+    tenant_id text not null,
+    sandbox_id text not null references sandboxes (id),
+    name text,
+    port bigint not null,
+    visibility text not null,
+    metadata text not null default '{}',
+    created_at_ms bigint not null,
+    updated_at_ms bigint not null,
+    deleted_at_ms bigint
+);
+create index previews_by_sandbox on previews (tenant_id, sandbox_id, id);
+
+-- Warm slots that control asked the provider for. `sandbox_id` is the compare-and-set field of a
+-- claim; a claimed slot never returns to the pool.
+create table pool_slots (
+    workload_id text primary key not null,
+    template text not null,
+    memory_mib bigint not null,
+    cpu_millis bigint not null,
+    disk_mib bigint not null,
+    sandbox_id text,
+    created_at_ms bigint not null,
+    claimed_at_ms bigint
+);
+create index pool_slots_free on pool_slots (sandbox_id, template);
+
+create table deployments (
+    id text primary key not null,
+    tenant_id text not null references tenants (id),
+    workspace_id text not null references workspaces (id),
+    project_id text not null references projects (id),
+    name text not null,
+    slug text not null,
+    deployment_domain text not null,
+    -- Stored defaults of a publish: kind, commands, port, health path, output path.
+    settings text not null default '{}',
+    metadata text not null default '{}',
+    external_workspace_id text,
+    external_project_id text,
+    external_user_id text,
+    replicas bigint not null default 1,
+    hold_s bigint not null default 30,
+    -- Intent: the version that shall serve. Null until the first is promoted.
+    active_version_id text,
+    -- Intent: `running` or `stopped`.
+    desired text not null default 'running',
+    -- Observation: the version whose replicas or files every leased edge serves.
+    serving_version_id text,
+    -- Observation: why the newest attempt failed, for the owner.
+    failure text,
+    generation bigint not null default 1,
+    created_at_ms bigint not null,
+    updated_at_ms bigint not null,
+    deleted_at_ms bigint,
+    unique (slug, deployment_domain)
+);
+create index deployments_by_tenant on deployments (tenant_id, created_at_ms, id);
+create index deployments_by_name on deployments (tenant_id, project_id, name);
+
+create table versions (
+    id text primary key not null,
+    tenant_id text not null,
+    deployment_id text not null references deployments (id),
+    number bigint not null,
+    kind text,
+    state text not null,
+    source_sandbox_id text,
+    -- Digest of the source snapshot, a tar of the workspace.
+    source_digest text,
+    -- What the caller asked of this publish (JSON: publish request).
+    request text not null,
+    -- The artifact: manifest of a site, or layer of an app.
+    artifact_digest text,
+    artifact_bytes bigint,
+    artifact_files bigint,
+    -- How to run it (JSON: command, port, health path, env); null for static.
+    run text,
+    template text not null,
+    size text,
+    -- Workload of its replicas; stable over restarts of the platform.
+    workload_id text not null unique,
+    -- Whether it becomes the active version when it is ready.
+    is_promoted_when_ready bigint not null,
+    failure text,
+    build_log text,
+    created_at_ms bigint not null,
+    updated_at_ms bigint not null,
+    ready_at_ms bigint,
+    promoted_at_ms bigint,
+    archived_at_ms bigint,
+    unique (deployment_id, number)
+);
+create index versions_by_state on versions (state, id);
+
+-- Observations of runtime instances, kept for the owner after they ended.
+create table instances (
+    id text primary key not null,
+    tenant_id text not null,
+    deployment_id text not null,
+    version_id text not null,
+    state text not null,
+    ip text,
+    port bigint,
+    restarts bigint not null default 0,
+    error_message text,
+    started_at_ms bigint not null,
+    ready_at_ms bigint,
+    last_seen_at_ms bigint not null,
+    ended_at_ms bigint
+);
+create index instances_by_deployment on instances (tenant_id, deployment_id, id);
+
+create table certificates (
+    -- Comma-separated names, sorted.
+    names text primary key not null,
+    chain_pem text not null,
+    key_pem text not null,
+    not_after_ms bigint not null,
+    created_at_ms bigint not null
+);
+
+create table events (
+    id text primary key not null,
+    tenant_id text not null,
+    kind text not null,
+    subject_id text not null,
+    data text not null,
+    created_at_ms bigint not null
+);
+create index events_by_tenant on events (tenant_id, id);
