@@ -1,0 +1,104 @@
+//! What an edge is told at start: where its folder and its sockets are, and its limits.
+
+use std::{net::TcpListener, path::PathBuf, time::Duration};
+
+use miosa_types::{EdgeId, Env};
+
+/// Configuration of one edge.
+#[derive(Clone, Debug)]
+pub struct EdgeConfig {
+    /// Its own folder: the last table and the blobs. Made if it is missing.
+    pub dir: PathBuf,
+    /// Unix socket on which control serves the edge link.
+    pub link_socket: PathBuf,
+    /// Unix socket on which control serves the API (HTTP/1.1).
+    pub api_socket: PathBuf,
+    /// Name of this edge towards control; stable over restarts.
+    pub edge: EdgeId,
+    /// Time and randomness.
+    pub env: Env,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Listening sockets, one per runtime in each list. The supervisor binds them with
+/// `SO_REUSEPORT` and keeps them open, so no accept queue is ever lost.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// Plain HTTP.
+    pub http: Vec<TcpListener>,
+    /// HTTPS.
+    pub https: Vec<TcpListener>,
+}
+
+/// Bounds of one edge; the defaults are what production uses, tests shorten them.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// From accept to the end of the TLS handshake.
+    pub handshake: Duration,
+    /// From the first byte of a request to the end of its header.
+    pub header: Duration,
+    /// How long a connection may stay between two requests.
+    pub idle: Duration,
+    /// How long a client may not take a byte that we have for it.
+    pub write: Duration,
+    /// How long a request body may stand still.
+    pub body_idle: Duration,
+    /// Until the first byte of an answer, after which the visitor gets 504.
+    pub first_byte: Duration,
+    /// Until a replica that has not begun to answer is reported as suspect.
+    pub suspect: Duration,
+    /// For one connect to a replica.
+    pub connect: Duration,
+    /// How long an idle upstream connection is kept.
+    pub upstream_idle: Duration,
+    /// How long a document navigation is held before it gets the page that reloads itself.
+    pub navigation_hold: Duration,
+    /// How long an API call is held while control is away.
+    pub api_hold: Duration,
+    /// How long a request for a port that is not up is held (documents get the page at once).
+    pub preview_hold: Duration,
+    /// How long a shutdown may last.
+    pub drain: Duration,
+    /// How long an idle connection is still served after the shutdown began.
+    pub lame_duck: Duration,
+    /// Client connections of the whole edge.
+    pub connections: usize,
+    /// Held requests of one app.
+    pub held_per_app: usize,
+    /// Bytes of held requests (header fields) of one app.
+    pub held_bytes_per_app: usize,
+    /// Held requests of one client address.
+    pub held_per_client: usize,
+    /// Held requests of the whole edge.
+    pub held: usize,
+    /// Bytes of held requests of the whole edge.
+    pub held_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            header: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            write: Duration::from_secs(60),
+            body_idle: Duration::from_secs(30),
+            first_byte: Duration::from_secs(300),
+            suspect: Duration::from_secs(1),
+            connect: Duration::from_millis(500),
+            upstream_idle: Duration::from_secs(4),
+            navigation_hold: Duration::from_secs(5),
+            api_hold: Duration::from_secs(5),
+            preview_hold: Duration::from_secs(5),
+            drain: Duration::from_secs(10),
+            lame_duck: Duration::from_secs(3),
+            connections: 20_000,
+            held_per_app: 1_000,
+            held_bytes_per_app: 16 << 20,
+            held_per_client: 64,
+            held: 20_000,
+            held_bytes: 256 << 20,
+        }
+    }
+}
