@@ -14,6 +14,7 @@ pub mod id;
 pub mod link;
 pub mod manifest;
 pub mod name;
+pub mod probe;
 pub mod secret;
 pub mod size;
 
