@@ -40,6 +40,7 @@ create table workspaces (
     tenant_id text not null references tenants (id),
     name text not null,
     slug text not null,
+    description text,
     external_workspace_id text,
     metadata text not null default '{}',
     created_at_ms bigint not null,
@@ -53,6 +54,7 @@ create table projects (
     workspace_id text not null references workspaces (id),
     name text not null,
     slug text not null,
+    description text,
     external_project_id text,
     metadata text not null default '{}',
     created_at_ms bigint not null,
@@ -65,10 +67,9 @@ create table idempotency_keys (
     key text not null,
     -- SHA-256 of method, path and body.
     fingerprint text not null,
-    -- Null while the first request is under way.
-    status bigint,
+    status bigint not null,
     content_type text,
-    body blob,
+    body blob not null,
     created_at_ms bigint not null,
     primary key (tenant_id, key)
 );
@@ -83,21 +84,27 @@ create table sandboxes (
     slug text not null,
     preview_domain text not null,
     template text not null,
+    -- The content that `template` named at create, so that a repeated start is the same start.
+    template_digest text not null,
     memory_mib bigint not null,
     cpu_millis bigint not null,
     disk_mib bigint not null,
     -- The workload that is this sandbox: a claimed slot or its own.
     workload_id text not null unique,
     revision bigint not null,
+    -- `warm` or `cold`.
     boot_path text not null,
     env text not null default '{}',
     metadata text not null default '{}',
+    tags text not null default '[]',
     external_workspace_id text,
     external_project_id text,
     external_user_id text,
     timeout_s bigint not null,
     is_always_on bigint not null default 0,
     is_persistent bigint not null default 1,
+    -- When the timeout runs out; null for a sandbox that is always on.
+    expires_at_ms bigint,
     -- `running` or `destroyed`.
     desired text not null,
     -- Observations, written only from what the provider or the guest reported.
@@ -107,12 +114,15 @@ create table sandboxes (
     generation bigint not null default 1,
     created_at_ms bigint not null,
     updated_at_ms bigint not null,
-    destroyed_at_ms bigint,
-    unique (slug, preview_domain)
+    -- Observation: nothing of it is left at the provider.
+    destroyed_at_ms bigint
 );
-create index sandboxes_by_tenant on sandboxes (tenant_id, created_at_ms, id);
+-- A slug is free again once its sandbox is not wanted any more.
+create unique index sandboxes_by_slug on sandboxes (slug, preview_domain)
+    where desired = 'running';
+create index sandboxes_by_tenant on sandboxes (tenant_id, id);
 create index sandboxes_by_name on sandboxes (tenant_id, name);
-create index sandboxes_wanted on sandboxes (desired, id);
+create index sandboxes_unfinished on sandboxes (destroyed_at_ms, id);
 
 create table previews (
     id text primary key not null,
@@ -133,6 +143,7 @@ create index previews_by_sandbox on previews (tenant_id, sandbox_id, id);
 create table pool_slots (
     workload_id text primary key not null,
     template text not null,
+    template_digest text not null,
     memory_mib bigint not null,
     cpu_millis bigint not null,
     disk_mib bigint not null,
@@ -140,7 +151,7 @@ create table pool_slots (
     created_at_ms bigint not null,
     claimed_at_ms bigint
 );
-create index pool_slots_free on pool_slots (sandbox_id, template);
+create index pool_slots_free on pool_slots (sandbox_id, workload_id);
 
 create table deployments (
     id text primary key not null,

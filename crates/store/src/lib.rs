@@ -4,6 +4,15 @@
 //! `BIGINT`, blobs; times in milliseconds; `$1`); every query that a caller can reach takes a
 //! [`miosa_types::TenantId`]; every list has a bound.
 
+pub mod api_keys;
+pub mod events;
+pub mod idempotency;
+pub mod installations;
+pub mod projects;
+pub mod row;
+pub mod tenants;
+pub mod workspaces;
+
 use std::{path::Path, time::Duration};
 
 use sqlx::{Any, AnyPool, Transaction, any::AnyPoolOptions, pool::PoolConnection};
