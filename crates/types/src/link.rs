@@ -98,7 +98,8 @@ pub enum Up {
         /// Why, for the operator.
         why: String,
     },
-    /// Requests that this edge has under way on a draining replica; sent when it changes.
+    /// Requests that this edge has under way on a draining replica: sent once for each after the
+    /// entry was applied (0 included), after each new link, and when it changes.
     InFlight {
         /// The replica.
         instance: InstanceId,
