@@ -4,7 +4,11 @@
 //! the traits of `miosa-types` and `miosa-provider`); it never reads the clock; every decision is
 //! a pure `plan` whose shell does the I/O; status is only ever written from what was observed.
 
+pub mod assembly;
 pub mod driver;
+pub mod edges;
+pub mod link;
+pub mod monitor;
 pub mod observe;
 
 use std::{path::PathBuf, sync::Arc};
@@ -12,7 +16,7 @@ use std::{path::PathBuf, sync::Arc};
 use miosa_artifact::ArtifactStore;
 use miosa_provider::Provider;
 use miosa_store::Store;
-use miosa_types::{Env, guest::Guest, host::Domains};
+use miosa_types::{Env, guest::Guest, host::Domains, probe::Probe};
 
 pub use driver::{Reconciler, Report, Wakes};
 pub use observe::Observations;
@@ -26,6 +30,12 @@ pub struct Control {
     pub provider: Arc<dyn Provider>,
     /// The way into sandboxes.
     pub guest: Arc<dyn Guest>,
+    /// Asks apps whether they answer.
+    pub probe: Arc<dyn Probe>,
+    /// What edges shall serve, and how far they are: `Edges::new(start time in ms)`.
+    pub edges: edges::Edges,
+    /// Replicas that do not answer: `Suspects::default()`.
+    pub suspects: monitor::Suspects,
     /// Blobs by digest.
     pub artifacts: ArtifactStore,
     /// Time, ids, randomness.

@@ -1,0 +1,55 @@
+//! Puts control together: follows the provider, runs every reconciler and the monitor, serves
+//! the edge link.
+//!
+//! Promises: when it returns, all of that has ended; workloads and edges go on without it.
+
+use std::{io, sync::Arc};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Control, Reconciler,
+    driver::{self, Steps},
+    link, observe,
+};
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where edges dial in.
+    pub link: link::Socket,
+    /// Where the outcome of each step is noted, for `miosa status`.
+    pub steps: Steps,
+}
+
+/// Runs control until `stop`. Fails only if the edge link cannot be bound.
+pub async fn run(control: Arc<Control>, options: Options, stop: CancellationToken) -> io::Result<()> {
+    let listener = link::bind(&options.link)?;
+    let mut tasks = JoinSet::new();
+    let served =
+        link::Link { edges: control.edges.clone(), artifacts: control.artifacts.clone() };
+    tasks.spawn(link::serve(listener, served, stop.clone()));
+    tasks.spawn(observe::follow(
+        control.provider.clone(),
+        control.observed.clone(),
+        control.wakes.clone(),
+        stop.clone(),
+    ));
+    for reconciler in reconcilers(&control) {
+        let (env, steps) = (control.env.clone(), options.steps.clone());
+        tasks.spawn(driver::run(reconciler, env, steps, stop.clone()));
+    }
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a task of control ended");
+        }
+    }
+    Ok(())
+}
+
+/// Every reconciler of the platform.
+pub fn reconcilers(control: &Arc<Control>) -> Vec<Arc<dyn Reconciler>> {
+    let _ = control;
+    vec![]
+}
