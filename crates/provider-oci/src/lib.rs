@@ -1,1 +1,15 @@
-//! Skeleton.
+//! Runs workloads on this host: an OCI runtime program, an overlay of template and volume, user
+//! and network namespaces made ahead, cgroups.
+
+mod cgroup;
+mod dns;
+mod files;
+mod launch;
+mod names;
+mod network;
+mod program;
+mod runtime;
+mod seccomp;
+mod spec;
+mod state;
+mod sys;

@@ -4,6 +4,7 @@
 //! the guest. [`conformance`] is the contract as tests; it runs unchanged against every
 //! implementation, the in-memory [`fake`] included.
 
+pub mod board;
 pub mod conformance;
 pub mod fake;
 

@@ -1,0 +1,208 @@
+//! The name server that workloads use: a forwarder on the gateway's address to the host's
+//! resolvers, by UDP and TCP (RFC 1035 §4.2, RFC 7766).
+//!
+//! Promises: a bounded number of queries is under way, for all workloads and for each; a query
+//! that finds no room is dropped, as UDP allows, and the client asks again; every step has a
+//! deadline; an answer is given only if it carries the query's id.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::timeout,
+};
+
+/// Queries under way for all workloads.
+const IN_FLIGHT: usize = 512;
+/// Queries under way for one workload.
+const IN_FLIGHT_EACH: usize = 64;
+/// How long one resolver has to answer.
+const ANSWER: Duration = Duration::from_secs(3);
+/// How long an idle TCP connection stays.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The host's resolvers, from resolv.conf(5).
+pub fn host_resolvers() -> Vec<SocketAddr> {
+    resolvers_of(&fs_err::read_to_string("/etc/resolv.conf").unwrap_or_default())
+}
+
+fn resolvers_of(text: &str) -> Vec<SocketAddr> {
+    let address = |line: &str| -> Option<SocketAddr> {
+        let mut words = line.split_whitespace();
+        let address = words.next().filter(|word| *word == "nameserver").and(words.next())?;
+        Some(SocketAddr::new(address.parse::<IpAddr>().ok()?, 53))
+    };
+    text.lines().filter_map(address).take(3).collect()
+}
+
+/// Serves until dropped.
+#[derive(Debug)]
+pub struct Forwarder {
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Limits {
+    all: Arc<Semaphore>,
+    each: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
+}
+
+type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+impl Limits {
+    /// Room for one query of `client`, or `None`.
+    fn try_acquire(&self, client: IpAddr) -> Option<Permits> {
+        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        if each.len() > 4 * IN_FLIGHT {
+            each.retain(|_, limit| Arc::strong_count(limit) > 1);
+        }
+        let limit = each.entry(client).or_insert_with(|| Arc::new(Semaphore::new(IN_FLIGHT_EACH)));
+        let own = Arc::clone(limit).try_acquire_owned().ok()?;
+        Some((Arc::clone(&self.all).try_acquire_owned().ok()?, own))
+    }
+}
+
+impl Forwarder {
+    /// Listens on `gateway`, port 53.
+    pub async fn start(gateway: Ipv4Addr) -> io::Result<Self> {
+        Self::start_at(SocketAddr::from((gateway, 53)), host_resolvers).await
+    }
+
+    async fn start_at(addr: SocketAddr, resolvers: fn() -> Vec<SocketAddr>) -> io::Result<Self> {
+        let udp = Arc::new(UdpSocket::bind(addr).await?);
+        let tcp = TcpListener::bind(udp.local_addr()?).await?;
+        let limits = Arc::new(Limits {
+            all: Arc::new(Semaphore::new(IN_FLIGHT)),
+            each: Mutex::default(),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve_udp(udp, Arc::clone(&limits), resolvers));
+        tasks.spawn(serve_tcp(tcp, limits, resolvers));
+        Ok(Self { _tasks: tasks })
+    }
+}
+
+async fn serve_udp(socket: Arc<UdpSocket>, limits: Arc<Limits>, resolvers: fn() -> Vec<SocketAddr>) {
+    let mut buffer = [0; 4096];
+    let mut queries = JoinSet::new();
+    loop {
+        while queries.try_join_next().is_some() {}
+        let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
+        let Some(permits) = limits.try_acquire(client.ip()) else { continue };
+        let Some(query) = buffer.get(..length).filter(|query| query.len() >= 12) else { continue };
+        let (query, socket) = (query.to_vec(), Arc::clone(&socket));
+        queries.spawn(async move {
+            for resolver in resolvers() {
+                if let Ok(Ok(answer)) = timeout(ANSWER, ask_udp(&query, resolver)).await {
+                    socket.send_to(&answer, client).await.ok();
+                    break;
+                }
+            }
+            drop(permits);
+        });
+    }
+}
+
+/// Each query has a socket, so a port, of its own: an answer cannot be forged by guessing the id
+/// alone (RFC 5452 §9).
+async fn ask_udp(query: &[u8], resolver: SocketAddr) -> io::Result<Vec<u8>> {
+    let any: SocketAddr =
+        if resolver.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(resolver).await?;
+    socket.send(query).await?;
+    let mut buffer = vec![0; 4096];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        if length >= 12 && buffer.get(..2) == query.get(..2) {
+            buffer.truncate(length);
+            return Ok(buffer);
+        }
+    }
+}
+
+async fn serve_tcp(listener: TcpListener, limits: Arc<Limits>, resolvers: fn() -> Vec<SocketAddr>) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok((stream, client)) = listener.accept().await else {
+            // Out of descriptors: a pause, or this would spin.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Some(permits) = limits.try_acquire(client.ip()) else { continue };
+        connections.spawn(async move {
+            // However it ends, the client sees its connection closed.
+            relay_tcp(stream, resolvers).await.ok();
+            drop(permits);
+        });
+    }
+}
+
+async fn relay_tcp(mut client: TcpStream, resolvers: fn() -> Vec<SocketAddr>) -> io::Result<()> {
+    loop {
+        let query = timeout(IDLE, read_message(&mut client)).await??;
+        let mut answer = None;
+        for resolver in resolvers() {
+            let asked = timeout(ANSWER, async {
+                let mut upstream = TcpStream::connect(resolver).await?;
+                write_message(&mut upstream, &query).await?;
+                read_message(&mut upstream).await
+            });
+            if let Ok(Ok(got)) = asked.await {
+                answer = Some(got);
+                break;
+            }
+        }
+        let answer = answer.ok_or(io::ErrorKind::TimedOut)?;
+        timeout(IDLE, write_message(&mut client, &answer)).await??;
+    }
+}
+
+async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let length = stream.read_u16().await?;
+    let mut message = vec![0; length.into()];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    let mut bytes = length.to_be_bytes().to_vec();
+    bytes.extend_from_slice(message);
+    stream.write_all(&bytes).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolvers_are_read() {
+        let text = "# x\nsearch a\nnameserver 192.0.2.53\nnameserver bad\nnameserver ::1\n";
+        let expected: Vec<SocketAddr> =
+            vec!["192.0.2.53:53".parse().unwrap(), "[::1]:53".parse().unwrap()];
+        assert_eq!(resolvers_of(text), expected);
+    }
+
+    #[test]
+    fn one_client_cannot_take_all_the_room() {
+        let limits =
+            Limits { all: Arc::new(Semaphore::new(IN_FLIGHT)), each: Mutex::default() };
+        let (greedy, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let held: Vec<_> = std::iter::from_fn(|| limits.try_acquire(greedy)).collect();
+        assert_eq!(held.len(), IN_FLIGHT_EACH);
+        assert!(limits.try_acquire(other).is_some());
+        drop(held);
+        assert!(limits.try_acquire(greedy).is_some());
+    }
+}

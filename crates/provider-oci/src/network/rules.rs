@@ -1,0 +1,64 @@
+//! Packet filter rules as text for the `nft` program. Pure.
+//!
+//! Promises: default deny. What a workload sends reaches the DNS forwarder on the gateway and
+//! the public Internet; not the host, not a neighbour (not by way of the gateway either), no
+//! private range, no metadata address, nothing by IPv6. Documentation ranges are not denied.
+
+use super::Subnet;
+
+/// Makes and replaces the table of one installation.
+pub fn host_table(table: &str, bridge: &str, subnet: Subnet) -> String {
+    let gateway = subnet.gateway();
+    format!(
+        r#"table inet {table}
+delete table inet {table}
+table inet {table} {{
+  set private4 {{
+    type ipv4_addr
+    flags interval
+    elements = {{ 0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16, 224.0.0.0/3 }}
+  }}
+  chain forwarded {{
+    type filter hook forward priority 0; policy accept;
+    iifname "{bridge}" meta nfproto ipv6 drop
+    iifname "{bridge}" ip saddr != {subnet} drop
+    iifname "{bridge}" ip daddr @private4 drop
+    iifname "{bridge}" oifname "{bridge}" drop
+    oifname "{bridge}" ct state established,related accept
+    oifname "{bridge}" drop
+  }}
+  chain received {{
+    type filter hook input priority 0; policy accept;
+    iifname "{bridge}" ct state established,related accept
+    iifname "{bridge}" ip saddr {subnet} ip daddr {gateway} udp dport 53 accept
+    iifname "{bridge}" ip saddr {subnet} ip daddr {gateway} tcp dport 53 accept
+    iifname "{bridge}" drop
+  }}
+  chain translated {{
+    type nat hook postrouting priority 100; policy accept;
+    ip saddr {subnet} oifname != "{bridge}" masquerade
+  }}
+}}
+"#
+    )
+}
+
+/// Removes it; no error if it is not there.
+pub fn no_host_table(table: &str) -> String {
+    format!("table inet {table}\ndelete table inet {table}\n")
+}
+
+/// Inside a workload's network namespace: whatever comes from outside is sent to the loopback
+/// address, so that an app that listens on `localhost` only is reached, and one that is dead
+/// refuses at once. The guest listens on the real address and is left alone.
+pub fn guest_table(guest_port: u16) -> String {
+    format!(
+        r#"table ip loopback {{
+  chain arriving {{
+    type nat hook prerouting priority -100; policy accept;
+    iifname "eth0" tcp dport != {guest_port} dnat to 127.0.0.1
+  }}
+}}
+"#
+    )
+}

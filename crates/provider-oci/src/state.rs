@@ -1,0 +1,230 @@
+//! What the provider knows, on disk, so that a restarted control takes its workloads over.
+//!
+//! Promises: files are replaced by rename; a process is taken for ours only if its id and its
+//! start time agree with the record and the machine has not been restarted. Records survive the
+//! death of this process; after the machine's they are only used to start things again.
+
+use std::{
+    io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use jiff::Timestamp;
+use miosa_provider::{Exit, Owner, WorkloadSpec};
+use miosa_types::{Digest, InstanceId, Secret, Size, WorkloadId};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::files;
+
+/// One workload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkloadRecord {
+    /// As applied last, with the number of replicas as scaled last.
+    pub spec: WorkloadSpec,
+    /// Whose it is now.
+    pub owner: Owner,
+    /// Its limits now.
+    pub size: Size,
+    /// How often replicas were started again.
+    pub restarts: u32,
+    /// Exits since a replica was last ready for long enough.
+    pub exits_in_a_row: u32,
+    /// The last exit.
+    pub last_exit: Option<Exit>,
+    /// Being deleted, with that many seconds of grace.
+    pub deleting: Option<u32>,
+}
+
+/// One instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceRecord {
+    /// Its id.
+    pub instance: InstanceId,
+    /// Its workload.
+    pub workload: WorkloadId,
+    /// The revision it runs.
+    pub revision: u64,
+    /// What lets the platform in.
+    pub token: Secret,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The host's id of its root.
+    pub userns_base: u32,
+    /// Template that it was started from.
+    pub template: Digest,
+    /// PID 1 of it, once it runs.
+    pub process: Option<Process>,
+    /// When it began to start.
+    pub started_at: Timestamp,
+    /// When it became ready.
+    pub ready_at: Option<Timestamp>,
+    /// Whether it was told to end.
+    pub is_draining: bool,
+}
+
+/// A process, told apart from a later one of the same id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Clock ticks after boot at which it started.
+    pub start_time: u64,
+    /// The machine's run that it belongs to.
+    pub boot_id: String,
+}
+
+impl Process {
+    /// Looks at a running process.
+    pub fn look(pid: u32) -> io::Result<Self> {
+        let stat = fs_err::read_to_string(format!("/proc/{pid}/stat"))?;
+        let start_time = start_time(&stat).ok_or(io::ErrorKind::InvalidData)?;
+        let boot_id = fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        Ok(Self { pid, start_time, boot_id })
+    }
+
+    /// Whether this very process runs.
+    pub fn is_alive(&self) -> bool {
+        Self::look(self.pid).is_ok_and(|seen| seen == *self)
+    }
+}
+
+/// Field 22 of proc(5) stat. The second field may contain spaces and brackets.
+fn start_time(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    // A zombie has ended; its start time must not make it look alive.
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// Where records and what belongs to them are kept.
+#[derive(Clone, Debug)]
+pub struct State {
+    folder: PathBuf,
+}
+
+impl State {
+    /// Opens the folder, `<data_dir>/oci`.
+    pub fn open(folder: PathBuf) -> io::Result<Self> {
+        for name in ["workloads", "instances", "logs", "run"] {
+            fs_err::create_dir_all(folder.join(name))?;
+        }
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        fs_err::set_permissions(&folder, private)?;
+        Ok(Self { folder })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The runtime program's own folder.
+    pub fn runtime_root(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
+    /// What an instance wrote.
+    pub fn log(&self, instance: InstanceId) -> PathBuf {
+        self.folder.join("logs").join(format!("{instance}.log"))
+    }
+
+    /// The exit code that an instance left.
+    pub fn exit(&self, instance: InstanceId) -> PathBuf {
+        self.folder.join("logs").join(format!("{instance}.exit"))
+    }
+
+    /// Keeps a workload.
+    pub fn save_workload(&self, record: &WorkloadRecord) -> io::Result<()> {
+        files::write_json(&self.workload(record.spec.key.workload), record)
+    }
+
+    /// Keeps an instance.
+    pub fn save_instance(&self, record: &InstanceRecord) -> io::Result<()> {
+        files::write_json(&self.instance(record.instance), record)
+    }
+
+    /// Forgets a workload.
+    pub fn remove_workload(&self, workload: WorkloadId) -> io::Result<()> {
+        files::remove_file(&self.workload(workload))
+    }
+
+    /// Forgets an instance and what it wrote.
+    pub fn remove_instance(&self, instance: InstanceId) -> io::Result<()> {
+        files::remove_file(&self.log(instance))?;
+        files::remove_file(&self.exit(instance))?;
+        files::remove_file(&self.instance(instance))
+    }
+
+    /// All workloads.
+    pub fn workloads(&self) -> io::Result<Vec<WorkloadRecord>> {
+        self.all("workloads")
+    }
+
+    /// All instances.
+    pub fn instances(&self) -> io::Result<Vec<InstanceRecord>> {
+        self.all("instances")
+    }
+
+    /// Ids of the instances that have a log or an exit file.
+    pub fn logged(&self) -> io::Result<Vec<InstanceId>> {
+        let mut found = Vec::new();
+        for entry in fs_err::read_dir(self.folder.join("logs"))? {
+            let path = entry?.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            found.extend(stem.and_then(|stem| InstanceId::from_str(stem).ok()));
+        }
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// The code an instance wrote when its command ended, if it did.
+    pub fn exit_code(&self, instance: InstanceId) -> Option<i32> {
+        fs_err::read_to_string(self.exit(instance)).ok()?.trim().parse().ok()
+    }
+
+    fn workload(&self, workload: WorkloadId) -> PathBuf {
+        self.folder.join("workloads").join(format!("{workload}.json"))
+    }
+
+    fn instance(&self, instance: InstanceId) -> PathBuf {
+        self.folder.join("instances").join(format!("{instance}.json"))
+    }
+
+    fn all<T: DeserializeOwned>(&self, name: &str) -> io::Result<Vec<T>> {
+        let mut found = Vec::new();
+        for entry in fs_err::read_dir(self.folder.join(name))? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match files::read_json(&path) {
+                Ok(record) => found.extend(record),
+                // One damaged file must not keep all workloads down; what it stood for is swept.
+                Err(error) => tracing::error!(path = %path.display(), %error, "unreadable record"),
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_from_a_later_one_of_the_same_id() {
+        let mut me = Process::look(std::process::id()).unwrap();
+        assert!(me.is_alive());
+        me.start_time += 1;
+        assert!(!me.is_alive());
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
+        assert_eq!(start_time(stat), Some(4242));
+        assert_eq!(start_time(&stat.replace(" S ", " Z ")), None);
+    }
+}
