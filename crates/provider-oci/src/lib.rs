@@ -8,8 +8,14 @@ mod launch;
 mod names;
 mod network;
 mod program;
+mod readiness;
 mod runtime;
 mod seccomp;
 mod spec;
 mod state;
+pub mod rootfs;
+pub mod storage;
+pub mod userns;
 mod sys;
+#[cfg(test)]
+mod smoke;

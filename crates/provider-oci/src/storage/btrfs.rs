@@ -1,0 +1,175 @@
+//! Volumes as btrfs subvolumes with a quota group each.
+//!
+//! Quotas are simple where the kernel has them (≥ 6.7), else classic. On a btrfs of the operator
+//! this switches quotas on for the whole filesystem and leaves a mode that is on as it is.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use super::{Driver, Error, Files, Tried as _, Volume, grow, make_parts, volume_in};
+use crate::{
+    rootfs::mount_points,
+    sys::{
+        btrfs::{self, Quota},
+        loopdev,
+    },
+};
+
+/// Prefix of a volume that is being made.
+const HALF_MADE: &str = ".new-";
+
+#[derive(Debug)]
+pub(super) struct Btrfs {
+    pool: PathBuf,
+    root: File,
+    /// Present for a loop file, which grows by need.
+    grower: Option<grow::Grower>,
+}
+
+/// Whether `path` is on btrfs.
+pub(super) fn is_btrfs(path: &Path) -> Result<bool, Error> {
+    let stat = rustix::fs::statfs(path).tried("look at the data folder")?;
+    Ok(i64::try_from(stat.f_type) == Ok(btrfs::MAGIC))
+}
+
+impl Btrfs {
+    /// Subvolumes of the filesystem that the data folder is on.
+    pub(super) fn native(files: &Files) -> Result<Self, Error> {
+        Self::at(&files.pool, None)
+    }
+
+    /// Subvolumes of a filesystem in a loop file, made and mounted if it is not.
+    pub(super) fn on_loop(files: &Files) -> Result<Self, Error> {
+        if !files.image.exists() {
+            make_image(&files.image)?;
+        }
+        if !is_mounted(&files.pool)? {
+            mount_image(&files.image, &files.pool)?;
+        }
+        super::make_private(&files.pool)?;
+        let grower = grow::Grower::start(files)?;
+        Self::at(&files.pool, Some(grower))
+    }
+
+    fn at(pool: &Path, grower: Option<grow::Grower>) -> Result<Self, Error> {
+        let root = File::open(pool).tried("open the pool")?;
+        if let Err(error) = btrfs::enable_quota(&root, Quota::Simple) {
+            tracing::info!(%error, "no simple quotas here, using classic ones");
+            btrfs::enable_quota(&root, Quota::Classic).tried("switch quotas on")?;
+        }
+        let this = Self { pool: pool.to_owned(), root, grower };
+        for name in this.names()?.iter().filter(|name| name.starts_with(HALF_MADE)) {
+            btrfs::destroy_subvolume(&this.root, name).tried("remove a half-made volume")?;
+        }
+        Ok(this)
+    }
+
+    fn names(&self) -> Result<Vec<String>, Error> {
+        fs_err::read_dir(&self.pool)
+            .and_then(|entries| {
+                entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+            })
+            .tried("list volumes")
+    }
+}
+
+impl Driver for Btrfs {
+    fn create(&self, name: &str, bytes: u64) -> Result<Volume, Error> {
+        let folder = self.pool.join(name);
+        if folder.exists() {
+            self.set_limit(name, bytes)?;
+            return Ok(volume_in(name, &folder));
+        }
+        let draft = format!("{HALF_MADE}{name}");
+        let path = self.pool.join(&draft);
+        if path.exists() {
+            btrfs::destroy_subvolume(&self.root, &draft).tried("remove a half-made volume")?;
+        }
+        btrfs::create_subvolume(&self.root, &draft).tried("make a subvolume")?;
+        let subvolume = File::open(&path).tried("open a subvolume")?;
+        btrfs::limit(&subvolume, bytes).tried("limit a subvolume")?;
+        make_parts(&path).tried("make a volume's folders")?;
+        fs_err::rename(&path, &folder).tried("name a volume")?;
+        Ok(volume_in(name, &folder))
+    }
+
+    fn set_limit(&self, name: &str, bytes: u64) -> Result<(), Error> {
+        let subvolume = File::open(self.pool.join(name)).tried("open a volume")?;
+        btrfs::limit(&subvolume, bytes).tried("limit a volume")
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        match btrfs::destroy_subvolume(&self.root, name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.tried("remove a volume"),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<Volume>, Error> {
+        let names = self.names()?;
+        let whole = names.iter().filter(|name| super::check_name(name).is_ok());
+        Ok(whole.map(|name| volume_in(name, &self.pool.join(name))).collect())
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        let Some(grower) = &self.grower else { return Ok(()) };
+        grower.stop();
+        // `self.root` is open, so this is lazy: the device goes when the caller drops us.
+        match unmount(&self.pool, UnmountFlags::DETACH) {
+            Err(rustix::io::Errno::INVAL) => Ok(()),
+            other => other.tried("unmount the pool"),
+        }
+    }
+}
+
+/// Makes the loop file. Its blocks are allocated at once: a full host disk under a sparse one
+/// would turn every workload's files read-only.
+fn make_image(image: &Path) -> Result<(), Error> {
+    let draft = image.with_extension("img.new");
+    let host = rustix::fs::statvfs(image.parent().unwrap_or(image)).tried("look at the disk")?;
+    let size = grow::first_size(grow::Host::of(&host)).ok_or_else(|| {
+        Error::Full("the disk under the data folder is nearly full".to_owned())
+    })?;
+    {
+        let file = fs_err::File::create(&draft).tried("make pool.img")?;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size)
+            .tried("allocate pool.img")?;
+    }
+    // `single`: a second copy of the metadata in the same file protects from nothing.
+    run(Command::new("mkfs.btrfs").args(["-q", "-f", "-m", "single", "-d", "single"]).arg(&draft))?;
+    fs_err::File::open(&draft).and_then(|file| file.sync_all()).tried("write pool.img")?;
+    fs_err::rename(&draft, image).tried("name pool.img")
+}
+
+fn mount_image(image: &Path, pool: &Path) -> Result<(), Error> {
+    let file = File::options().read(true).write(true).open(image).tried("open pool.img")?;
+    let device = loopdev::attach(&file).tried("attach pool.img to a loop device")?;
+    let flags = MountFlags::NOATIME | MountFlags::NOSUID | MountFlags::NODEV;
+    // Discarding would punch the allocated blocks out of the file again.
+    mount(&device.path, pool, "btrfs", flags, c"nodiscard").tried("mount pool.img")
+}
+
+pub(super) fn is_mounted(folder: &Path) -> Result<bool, Error> {
+    let table = fs_err::read_to_string("/proc/self/mountinfo").tried("list mounts")?;
+    Ok(mount_points(&table).any(|point| point == folder))
+}
+
+/// Runs a program; its complaint becomes the error.
+pub(super) fn run(command: &mut Command) -> Result<(), Error> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .tried(format!("run {name} (is it installed?)"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(io::Error::other(complaint)).tried(format!("run {name}"))
+}
