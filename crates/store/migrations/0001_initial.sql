@@ -208,6 +208,8 @@ create table versions (
     size text,
     -- Workload of its replicas; stable over restarts of the platform.
     workload_id text not null unique,
+    -- Raised each time the workload is deleted, so that a later start is newer than that.
+    revision bigint not null default 1,
     -- Whether it becomes the active version when it is ready.
     is_promoted_when_ready bigint not null,
     failure text,

@@ -5,12 +5,19 @@
 //! [`miosa_types::TenantId`]; every list has a bound.
 
 pub mod api_keys;
+pub mod certificates;
+pub mod deployments;
 pub mod events;
 pub mod idempotency;
 pub mod installations;
+pub mod instances;
+pub mod pool_slots;
+pub mod previews;
 pub mod projects;
 pub mod row;
+pub mod sandboxes;
 pub mod tenants;
+pub mod versions;
 pub mod workspaces;
 
 use std::{path::Path, time::Duration};
