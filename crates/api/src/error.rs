@@ -33,6 +33,20 @@ pub enum Error {
         /// Why.
         message: String,
     },
+    /// Several fields, or fields whose names are known only at run time (422).
+    #[error("{}", first(errors))]
+    InvalidFields {
+        /// Field and what is wrong with it.
+        errors: Vec<(String, String)>,
+    },
+    /// A path that exists, but not for this method (405).
+    #[error("`{path}` does not take {method}")]
+    MethodNotAllowed {
+        /// The method.
+        method: String,
+        /// The path.
+        path: String,
+    },
     /// A request that cannot be read (400).
     #[error("{message}")]
     BadRequest {
@@ -105,6 +119,10 @@ impl Error {
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::InvalidId { .. } => (StatusCode::BAD_REQUEST, "INVALID_ID"),
             Self::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "VALIDATION_ERROR"),
+            Self::InvalidFields { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "VALIDATION_ERROR"),
+            Self::MethodNotAllowed { .. } => {
+                (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED")
+            }
             Self::BadRequest { code, .. } => (StatusCode::BAD_REQUEST, code),
             Self::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, "invalid_token"),
             Self::Forbidden { code, .. } => (StatusCode::FORBIDDEN, code),
@@ -114,6 +132,24 @@ impl Error {
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE"),
             Self::Busy { code, .. } => (StatusCode::SERVICE_UNAVAILABLE, code),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
+        }
+    }
+}
+
+fn first(errors: &[(String, String)]) -> String {
+    errors.first().map_or_else(String::new, |(field, why)| format!("`{field}`: {why}"))
+}
+
+impl From<miosa_store::Error> for Error {
+    fn from(error: miosa_store::Error) -> Self {
+        match error {
+            miosa_store::Error::Taken { name } => Self::NameTaken { name },
+            miosa_store::Error::Stale { what } => Self::Conflict {
+                code: "RESOURCE_STATE",
+                message: format!("{what} was changed meanwhile; read it again"),
+                retryable: true,
+            },
+            other => Self::Internal(Box::new(other)),
         }
     }
 }

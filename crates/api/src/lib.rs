@@ -1,10 +1,53 @@
 //! The HTTP API: axum handlers, sign-in, tenants.
 //!
 //! Promises: handlers are thin (extract, call control, render); every handler that touches a
-//! tenant's data takes a [`Caller`]; errors cross the boundary as [`Error`] only.
+//! tenant's data takes a [`Caller`]; errors cross the boundary as [`Error`] only; everything
+//! below `/api/v1` but health needs a key, whatever a handler does.
 
+pub mod auth;
 pub mod caller;
 pub mod error;
+pub mod extract;
+pub mod health;
+pub mod idempotency;
+pub mod request;
+pub mod scope;
+pub mod state;
+
+use axum::{Router, extract::DefaultBodyLimit, middleware};
 
 pub use caller::Caller;
 pub use error::Error;
+pub use extract::{Json, Path, Query};
+pub use state::{AppState, Build};
+
+/// Longest body of a call that sets no limit of its own (files and uploads do).
+pub const MAX_BODY: usize = 8 * 1024 * 1024;
+
+/// The whole API.
+pub fn router(state: AppState) -> Router {
+    let v1 = v1()
+        .layer(middleware::from_fn_with_state(state.clone(), idempotency::layer))
+        .layer(middleware::from_fn_with_state(state.clone(), auth::layer));
+    Router::new()
+        .merge(health::routes())
+        .nest("/api/v1", v1)
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(state.clone(), request::layer))
+        .with_state(state)
+}
+
+/// Everything below `/api/v1`. Each area adds its own line.
+fn v1() -> Router<AppState> {
+    Router::new().merge(health::routes())
+}
+
+async fn unknown_route(uri: axum::extract::OriginalUri) -> Error {
+    Error::NotFound { kind: "route", id: uri.path().to_owned() }
+}
+
+async fn wrong_method(method: http::Method, uri: axum::extract::OriginalUri) -> Error {
+    Error::MethodNotAllowed { method: method.to_string(), path: uri.path().to_owned() }
+}

@@ -1,0 +1,288 @@
+//! Who may call: Bearer keys, the acting tenant, scopes.
+//!
+//! Promises: everything under `/api/v1` needs a key unless [`is_open`] says otherwise, whatever a
+//! handler does; an ordinary key acts for its own tenant only; the operator's for tenant
+//! `default`, or for the one that `X-MIOSA-Tenant` names.
+
+use axum::{
+    extract::{FromRequestParts, Request, State},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use http::{HeaderMap, Method, header, request::Parts};
+use jiff::Timestamp;
+use miosa_store::{api_keys, api_keys::ApiKey, tenants, tenants::Tenant};
+use miosa_types::{ApiKeyId, Env, TenantId};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use crate::{AppState, Caller, Error};
+
+/// Names the tenant that an operator acts for, by id or slug.
+pub const TENANT_HEADER: &str = "x-miosa-tenant";
+
+/// A key's last use is written at most this often, in seconds.
+const TOUCH_EVERY_S: i64 = 60;
+
+/// A new key and what is stored of it.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// The key, shown once.
+    pub key: miosa_types::Secret,
+    /// Its row, without the key.
+    pub row: ApiKey,
+}
+
+/// Makes a key of `tenant`: `msk_live_…`, or `msk_a_…` for the operator, with 192 random bits.
+pub fn new_key(env: &Env, tenant: TenantId, name: &str, is_operator: bool) -> NewKey {
+    let prefix = if is_operator { "msk_a_" } else { "msk_live_" };
+    let key = format!("{prefix}{}", env.token(24));
+    let row = ApiKey {
+        id: env.id(),
+        tenant,
+        name: name.to_owned(),
+        hash: hash(&key),
+        prefix: key.chars().take(12).collect(),
+        scopes: vec!["*".to_owned()],
+        is_operator,
+        created_at: env.now(),
+        last_used_at: None,
+        expires_at: None,
+        revoked_at: None,
+    };
+    NewKey { key: miosa_types::Secret::new(key), row }
+}
+
+/// What is stored of a key.
+pub fn hash(key: &str) -> String {
+    hex::encode(Sha256::digest(key.as_bytes()))
+}
+
+/// Paths below `/api/v1` that need no key.
+pub fn is_open(path: &str) -> bool {
+    matches!(path, "/health" | "/health/ready")
+}
+
+/// Layer of `/api/v1`: finds the caller and checks the key's scopes.
+pub async fn layer(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let path = path.strip_prefix("/api/v1").unwrap_or(path).to_owned();
+    if is_open(&path) {
+        return next.run(request).await;
+    }
+    let caller = match identify(&state, request.headers()).await {
+        Ok(caller) => caller,
+        Err(error) => return error.into_response(),
+    };
+    if let Err(error) = check_scope(&caller, request.method(), &path) {
+        return error.into_response();
+    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+/// The caller that [`layer`] found. A handler outside of that layer refuses everybody.
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(no_key)
+    }
+}
+
+impl Caller {
+    /// Refuses everybody but the operator.
+    pub fn operator_only(&self) -> Result<(), Error> {
+        if self.is_operator {
+            return Ok(());
+        }
+        Err(Error::Forbidden {
+            code: "FORBIDDEN",
+            message: "only the operator's key may do this".to_owned(),
+        })
+    }
+
+    /// Refuses a key without this scope.
+    pub fn require(&self, scope: &str) -> Result<(), Error> {
+        let area = scope.split(':').next().unwrap_or(scope);
+        let is_met = self.scopes.iter().any(|have| {
+            have == "*" || have == scope || have.strip_suffix(":*").is_some_and(|a| a == area)
+        });
+        if is_met {
+            return Ok(());
+        }
+        Err(Error::Forbidden {
+            code: "insufficient_scope",
+            message: format!("this key lacks the scope `{scope}`"),
+        })
+    }
+}
+
+async fn identify(state: &AppState, headers: &HeaderMap) -> Result<Caller, Error> {
+    let presented = bearer(headers).ok_or_else(no_key)?;
+    let hash = hash(presented);
+    let now = state.control.env.now();
+    let mut db = state.control.store.conn().await?;
+    let found = api_keys::find_by_hash(&mut db, &hash).await?;
+    let key = found
+        .filter(|key| bool::from(key.hash.as_bytes().ct_eq(hash.as_bytes())))
+        .filter(|key| key.is_usable(now))
+        .ok_or_else(|| Error::Unauthenticated {
+            message: "the API key is not valid, was revoked or has expired".to_owned(),
+        })?;
+    let own = tenants::find(&mut db, key.tenant).await?.ok_or_else(no_key)?;
+    let wanted = headers.get(TENANT_HEADER).map(|value| value.to_str().unwrap_or_default());
+    let tenant = match wanted {
+        None => own,
+        Some(name) if names(&own, name) => own,
+        Some(_) if !key.is_operator => return Err(not_your_tenant()),
+        Some(name) => find_tenant(&mut db, name).await?,
+    };
+    drop(db);
+    touch(state, &key, now);
+    Ok(Caller {
+        tenant: tenant.id,
+        tenant_slug: tenant.slug.to_string(),
+        key: key.id,
+        is_operator: key.is_operator,
+        scopes: key.scopes,
+    })
+}
+
+fn names(tenant: &Tenant, name: &str) -> bool {
+    tenant.slug.as_str() == name || name.parse() == Ok(tenant.id)
+}
+
+async fn find_tenant(db: &mut sqlx::AnyConnection, name: &str) -> Result<Tenant, Error> {
+    let found = match name.parse() {
+        Ok(id) => tenants::find(db, id).await?,
+        Err(_) => tenants::find_by_slug(db, name).await?,
+    };
+    found.ok_or_else(|| Error::NotFound { kind: "tenant", id: name.to_owned() })
+}
+
+/// Notes the use of a key off the request's path.
+fn touch(state: &AppState, key: &ApiKey, now: Timestamp) {
+    let is_recent = key.last_used_at.is_some_and(|at| now.duration_since(at).as_secs() < TOUCH_EVERY_S);
+    if is_recent {
+        return;
+    }
+    let (store, id): (_, ApiKeyId) = (state.control.store.clone(), key.id);
+    tokio::spawn(async move {
+        let result = async { api_keys::touch(&mut *store.conn().await?, id, now).await };
+        if let Err(error) = result.await {
+            tracing::warn!(%error, "the last use of a key could not be noted");
+        }
+    });
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, key) = value.split_once(' ')?;
+    let key = key.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !key.is_empty() && key.len() <= 256).then_some(key)
+}
+
+fn no_key() -> Error {
+    Error::Unauthenticated {
+        message: "send an API key as `Authorization: Bearer msk_…`".to_owned(),
+    }
+}
+
+fn not_your_tenant() -> Error {
+    Error::Forbidden {
+        code: "FORBIDDEN",
+        message: "this key may act for its own tenant only".to_owned(),
+    }
+}
+
+fn check_scope(caller: &Caller, method: &Method, path: &str) -> Result<(), Error> {
+    if path == "/admin" || path.starts_with("/admin/") {
+        caller.operator_only()?;
+    }
+    match required_scope(method, path) {
+        Some(scope) => caller.require(scope),
+        None => Ok(()),
+    }
+}
+
+/// The scope that a call needs; `None`: any valid key will do.
+pub fn required_scope(method: &Method, path: &str) -> Option<&'static str> {
+    let mut parts = path.trim_start_matches('/').split('/');
+    let area = parts.next().unwrap_or_default();
+    let is_read = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    match area {
+        "sandboxes" | "previews" => Some(match (is_read, parts.nth(1)) {
+            (false, Some("exec" | "commands" | "processes")) => "sandboxes:exec",
+            (false, Some("deploy" | "publish")) => "deployments:write",
+            (true, _) => "sandboxes:read",
+            (false, _) => "sandboxes:write",
+        }),
+        "deployments" | "runtime-instances" => {
+            Some(if is_read { "deployments:read" } else { "deployments:write" })
+        }
+        "api-keys" => Some(if is_read { "api_keys:read" } else { "api_keys:write" }),
+        "tenant" | "tenants" | "settings" if !is_read => Some("tenant:write"),
+        "workspaces" | "projects" if !is_read => Some("workspaces:write"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(scopes: &[&str]) -> Caller {
+        Caller {
+            tenant: TenantId::from_uuid(Env::system().uuid()),
+            tenant_slug: "t".to_owned(),
+            key: ApiKeyId::from_uuid(Env::system().uuid()),
+            is_operator: false,
+            scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_call_needs_the_scope_of_its_area() {
+        let post = Method::POST;
+        for (scopes, method, path, is_ok) in [
+            (&["*"][..], &post, "/sandboxes", true),
+            (&["sandboxes:read"][..], &Method::GET, "/sandboxes/x", true),
+            (&["sandboxes:read"][..], &post, "/sandboxes", false),
+            (&["sandboxes:write"][..], &post, "/sandboxes/x/exec", false),
+            (&["sandboxes:exec"][..], &post, "/sandboxes/x/exec", true),
+            (&["sandboxes:*"][..], &post, "/sandboxes/x/exec", true),
+            (&["sandboxes:*"][..], &post, "/sandboxes/x/deploy", false),
+            (&["deployments:write"][..], &post, "/sandboxes/x/deploy", true),
+            (&["*"][..], &post, "/admin/tenants", false),
+            (&["*"][..], &Method::GET, "/admin", false),
+            (&[][..], &Method::GET, "/whoami", true),
+        ] {
+            let result = check_scope(&caller(scopes), method, path);
+            assert_eq!(result.is_ok(), is_ok, "{scopes:?} {method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_recognized_by_its_hash_only() {
+        let env = Env::system();
+        let new = new_key(&env, TenantId::from_uuid(env.uuid()), "k", false);
+        assert!(new.key.expose().starts_with("msk_live_"));
+        assert_eq!(new.row.hash, hash(new.key.expose()));
+        assert!(!format!("{new:?}").contains(new.key.expose()));
+    }
+
+    #[test]
+    fn only_bearer_is_a_key() {
+        let with = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, text.parse().unwrap());
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(with("Bearer msk_x").as_deref(), Some("msk_x"));
+        assert_eq!(with("bearer msk_x").as_deref(), Some("msk_x"));
+        for bad in ["", "Bearer", "Bearer ", "Basic msk_x", "msk_x"] {
+            assert_eq!(with(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Extractors whose rejections are [`Error`]s: JSON bodies, path ids, queries.
+
+use axum::{
+    extract::{
+        FromRequest, FromRequestParts, Request,
+        path::ErrorKind,
+        rejection::{PathRejection, QueryRejection},
+    },
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::{StatusCode, request::Parts};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::Error;
+
+/// A JSON body. An empty one reads as `{}`, because SDKs send none where every field is
+/// optional; the content type is not asked for. Syntax errors are 400, wrong fields 422 with the
+/// field's name. As an answer it is `application/json`.
+#[derive(Clone, Copy, Debug)]
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                Error::TooLarge { message: "the body is larger than this call takes".to_owned() }
+            } else {
+                Error::BadRequest {
+                    code: "BAD_REQUEST",
+                    message: "the body could not be read to its end".to_owned(),
+                }
+            }
+        })?;
+        parse(if bytes.is_empty() { b"{}" } else { &bytes }).map(Self)
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
+
+/// Reads JSON with errors that name the field.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        if !inner.is_data() {
+            return Error::BadRequest {
+                code: "INVALID_JSON",
+                message: format!("the body is no JSON: {inner}"),
+            };
+        }
+        let text = inner.to_string();
+        let message = text.split(" at line ").next().unwrap_or(&text).to_owned();
+        Error::InvalidFields { errors: vec![(field_of(&path, &message), message)] }
+    })?;
+    json.end().map_err(|error| Error::BadRequest {
+        code: "INVALID_JSON",
+        message: format!("the body is no JSON: {error}"),
+    })?;
+    Ok(value)
+}
+
+/// serde reports a missing field at the object around it; its name is in the message.
+fn field_of(path: &str, message: &str) -> String {
+    let missing = message
+        .strip_prefix("missing field `")
+        .and_then(|rest| rest.split('`').next());
+    match (path, missing) {
+        (".", Some(field)) => field.to_owned(),
+        (".", None) => "body".to_owned(),
+        (path, Some(field)) => format!("{path}.{field}"),
+        (path, None) => path.to_owned(),
+    }
+}
+
+/// Parts of the path. An id that is none is `400 INVALID_ID`.
+#[derive(Clone, Copy, Debug)]
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        match axum::extract::Path::<T>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(value)) => Ok(Self(value)),
+            Err(PathRejection::FailedToDeserializePathParams(error)) => {
+                let message = match error.kind() {
+                    ErrorKind::Message(message) => message.clone(),
+                    ErrorKind::DeserializeError { message, .. } => message.clone(),
+                    other => other.to_string(),
+                };
+                Err(Error::InvalidId { message })
+            }
+            Err(error) => Err(Error::Internal(Box::new(error))),
+        }
+    }
+}
+
+/// The query string.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let query = axum::extract::Query::<T>::from_request_parts(parts, state).await;
+        query.map(|axum::extract::Query(value)| Self(value)).map_err(|error: QueryRejection| {
+            Error::BadRequest { code: "INVALID_QUERY", message: error.body_text() }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Body {
+        #[expect(dead_code, reason = "only parsed")]
+        name: String,
+        #[expect(dead_code, reason = "only parsed")]
+        inner: Option<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Inner {
+        #[expect(dead_code, reason = "only parsed")]
+        port: u16,
+    }
+
+    #[test]
+    fn the_wrong_field_is_named() {
+        for (body, field) in [
+            ("{}", "name"),
+            (r#"{"name":1}"#, "name"),
+            (r#"{"name":"a","inner":{}}"#, "inner.port"),
+            (r#"{"name":"a","inner":{"port":99999}}"#, "inner.port"),
+            ("[1]", "body"),
+        ] {
+            match parse::<Body>(body.as_bytes()).unwrap_err() {
+                Error::InvalidFields { errors } => assert_eq!(errors[0].0, field, "{body}"),
+                other => panic!("{body}: {other:?}"),
+            }
+        }
+        for body in ["{", r#"{"name":"a"} x"#] {
+            let error = parse::<Body>(body.as_bytes()).unwrap_err();
+            assert!(matches!(error, Error::BadRequest { code: "INVALID_JSON", .. }), "{error:?}");
+        }
+    }
+}

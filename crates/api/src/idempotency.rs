@@ -1,0 +1,243 @@
+//! `Idempotency-Key` on POST: the same request again gets the same answer.
+//!
+//! Promises: one key runs at most one request at a time; the answer is kept 24 h; another payload
+//! under the same key is 409; a keyed request runs to its end even if its caller hangs up, so
+//! that the repeated one finds the answer. Answers that a repeat should try again (429, 5xx,
+//! 409 retryable, streams) are not kept.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use http_body::Body as _;
+use miosa_store::idempotency::{self, Stored};
+use miosa_types::TenantId;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+
+use crate::{AppState, Caller, Error, request, state::IDEMPOTENCY_KEPT};
+
+/// Longest body of a request with a key.
+pub const MAX_KEYED_BODY: usize = 16 * 1024 * 1024;
+
+/// Longest answer that is kept; a longer one is sent but runs again when asked again.
+const MAX_KEPT_ANSWER: usize = 1024 * 1024;
+
+/// How long a repeated request waits for the first.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// Tells that an answer was found, not made.
+const REPLAYED: &str = "idempotency-replayed";
+
+/// Keys under way; each with a channel that closes when its request ends. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Running(Arc<Mutex<HashMap<(TenantId, String), Entry>>>);
+
+#[derive(Clone, Debug)]
+struct Entry {
+    fingerprint: String,
+    end: watch::Receiver<()>,
+}
+
+/// The right to run a key; given back when dropped.
+#[derive(Debug)]
+struct Turn {
+    running: Running,
+    key: (TenantId, String),
+    _end: watch::Sender<()>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.running.lock().remove(&self.key);
+    }
+}
+
+impl Running {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(TenantId, String), Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to run, or whom to wait for.
+    fn enter(&self, key: &(TenantId, String), fingerprint: &str) -> Result<Turn, Entry> {
+        let mut running = self.lock();
+        if let Some(entry) = running.get(key) {
+            return Err(entry.clone());
+        }
+        let (end, receiver) = watch::channel(());
+        let entry = Entry { fingerprint: fingerprint.to_owned(), end: receiver };
+        running.insert(key.clone(), entry);
+        drop(running);
+        Ok(Turn { running: self.clone(), key: key.clone(), _end: end })
+    }
+}
+
+/// Layer of `/api/v1`, inside of authentication.
+pub async fn layer(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let key = match key_of(&request) {
+        Ok(Some(key)) => key,
+        Ok(None) => return next.run(request).await,
+        Err(error) => return error.into_response(),
+    };
+    match keyed(state, key, request, next).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    }
+}
+
+fn key_of(request: &Request) -> Result<Option<(TenantId, String)>, Error> {
+    if request.method() != Method::POST {
+        return Ok(None);
+    }
+    let Some(caller) = request.extensions().get::<Caller>() else { return Ok(None) };
+    let Some(value) = request.headers().get("idempotency-key") else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if (1..=255).contains(&key.len()) => Ok(Some((caller.tenant, key.to_owned()))),
+        _ => Err(Error::BadRequest {
+            code: "INVALID_IDEMPOTENCY_KEY",
+            message: "an Idempotency-Key has 1 to 255 printable characters".to_owned(),
+        }),
+    }
+}
+
+async fn keyed(
+    state: AppState,
+    key: (TenantId, String),
+    request: Request,
+    next: Next,
+) -> Result<Response, Error> {
+    let (parts, body) = request.into_parts();
+    let body = to_bytes(body, MAX_KEYED_BODY).await.map_err(|_| Error::TooLarge {
+        message: format!("a request with an Idempotency-Key takes at most {MAX_KEYED_BODY} bytes"),
+    })?;
+    let fingerprint = fingerprint(&parts, &body);
+    let turn = match turn(&state, &key, &fingerprint).await? {
+        Ok(turn) => turn,
+        Err(stored) => return Ok(replay(stored)),
+    };
+    let request_id =
+        parts.extensions.get::<request::RequestId>().map_or(String::new(), |id| id.0.clone());
+    let request = Request::from_parts(parts, Body::from(body));
+    let span = tracing::Span::current();
+    let work = async move {
+        let response = request::render(next.run(request).await, &request_id);
+        let response = keep(&state, &turn, fingerprint, response).await;
+        drop(turn);
+        response
+    };
+    let task = tokio::spawn(tracing::Instrument::instrument(work, span));
+    task.await.map_err(|error| Error::Internal(Box::new(error)))?
+}
+
+/// The right to run this request, or the answer that another run of it left.
+async fn turn(
+    state: &AppState,
+    key: &(TenantId, String),
+    fingerprint: &str,
+) -> Result<Result<Turn, Stored>, Error> {
+    let deadline = tokio::time::Instant::now() + WAIT;
+    loop {
+        match state.running.enter(key, fingerprint) {
+            Ok(turn) => {
+                // Looked up with the turn in hand: nobody can write the answer meanwhile.
+                let oldest = state.control.env.now() - IDEMPOTENCY_KEPT;
+                let mut db = state.control.store.conn().await?;
+                let stored = idempotency::find(&mut db, key.0, &key.1, oldest).await?;
+                return match stored {
+                    None => Ok(Ok(turn)),
+                    Some(stored) if stored.fingerprint == fingerprint => Ok(Err(stored)),
+                    Some(_) => Err(mismatch()),
+                };
+            }
+            Err(entry) if entry.fingerprint != fingerprint => return Err(mismatch()),
+            Err(mut entry) => {
+                // Ends with an error when the turn is given back, which is what is awaited.
+                let ended = tokio::time::timeout_at(deadline, entry.end.changed()).await;
+                if ended.is_err() {
+                    return Err(Error::Conflict {
+                        code: "IDEMPOTENCY_IN_PROGRESS",
+                        message: "the first request with this Idempotency-Key is still running"
+                            .to_owned(),
+                        retryable: true,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Keeps the answer if a repeat should get it.
+async fn keep(
+    state: &AppState,
+    turn: &Turn,
+    fingerprint: String,
+    response: Response,
+) -> Result<Response, Error> {
+    let content_type = response.headers().get(header::CONTENT_TYPE).cloned();
+    let is_stream = content_type.as_ref().is_some_and(|value| value == "text/event-stream");
+    let is_small = response.body().size_hint().upper().is_some_and(|n| n <= MAX_KEPT_ANSWER as u64);
+    let status = response.status();
+    let is_final = !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS;
+    if is_stream || !is_small || !is_final {
+        return Ok(response);
+    }
+    let (parts, body) = response.into_parts();
+    let body: Bytes =
+        to_bytes(body, MAX_KEPT_ANSWER).await.map_err(|error| Error::Internal(Box::new(error)))?;
+    if status != StatusCode::CONFLICT || !is_retryable(&body) {
+        let answer = Stored {
+            fingerprint,
+            status: status.as_u16(),
+            content_type: content_type.and_then(|v| v.to_str().ok().map(str::to_owned)),
+            body: body.to_vec(),
+        };
+        let mut db = state.control.store.conn().await?;
+        let now = state.control.env.now();
+        idempotency::insert(&mut db, turn.key.0, &turn.key.1, &answer, now).await?;
+    }
+    Ok(Response::from_parts(parts, Body::from(body)))
+}
+
+fn is_retryable(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(body)
+        .is_ok_and(|value| value["error"]["retryable"] == true)
+}
+
+fn replay(stored: Stored) -> Response {
+    let status = StatusCode::from_u16(stored.status).unwrap_or(StatusCode::OK);
+    let mut response = (status, stored.body).into_response();
+    response.headers_mut().remove(header::CONTENT_TYPE);
+    if let Some(value) = stored.content_type.and_then(|text| HeaderValue::try_from(text).ok()) {
+        response.headers_mut().insert(header::CONTENT_TYPE, value);
+    }
+    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    response
+}
+
+fn fingerprint(parts: &http::request::Parts, body: &[u8]) -> String {
+    let mut hash = Sha256::new();
+    for part in [parts.method.as_str(), &parts.uri.to_string()] {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    hash.update(body);
+    hex::encode(hash.finalize())
+}
+
+fn mismatch() -> Error {
+    Error::Conflict {
+        code: "IDEMPOTENCY_PAYLOAD_MISMATCH",
+        message: "this Idempotency-Key was used for another request".to_owned(),
+        retryable: false,
+    }
+}

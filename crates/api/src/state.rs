@@ -1,0 +1,39 @@
+//! What every handler can reach.
+
+use std::{sync::Arc, time::Duration};
+
+use miosa_control::{Control, driver::Steps};
+
+use crate::idempotency::Running;
+
+/// Shared by all handlers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct AppState {
+    /// The platform.
+    pub control: Arc<Control>,
+    /// Last step of each reconciler.
+    pub steps: Steps,
+    /// Which program this is.
+    pub build: Build,
+    /// Requests with an `Idempotency-Key` that are under way.
+    pub running: Running,
+}
+
+/// Which program this is.
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    /// Version of the release.
+    pub version: &'static str,
+    /// Commit that it was built from, or `unknown`.
+    pub commit: &'static str,
+}
+
+impl AppState {
+    /// The state of a server over `control`.
+    pub fn new(control: Arc<Control>, steps: Steps, build: Build) -> Self {
+        Self { control, steps, build, running: Running::default() }
+    }
+}
+
+/// How long an idempotency key is kept.
+pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 3600);

@@ -1,0 +1,62 @@
+//! What wraps every answer (contract: `miosa-api` 1.4).
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// A successful answer: `{"data": …}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Data<T> {
+    /// The object or list.
+    pub data: T,
+}
+
+impl<T> Data<T> {
+    /// Wraps `data`.
+    pub const fn new(data: T) -> Self {
+        Self { data }
+    }
+}
+
+/// A failed answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ErrorEnvelope {
+    /// What went wrong.
+    pub error: ErrorBody,
+    /// Wrong fields.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors: Option<Vec<FieldError>>,
+    /// Again here, because SDKs read it only at top level or in the header.
+    pub request_id: String,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// Stable code.
+    pub code: String,
+    /// Prose for the person who called.
+    pub message: String,
+    /// Names this request in the platform's log.
+    #[serde(default)]
+    pub request_id: String,
+    /// What else is known, as `field`.
+    #[serde(default)]
+    pub details: Map<String, Value>,
+    /// Whether asking again later can help.
+    #[serde(default)]
+    pub retryable: bool,
+    /// When to ask again, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+}
+
+/// One wrong field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    /// Always `invalid`.
+    pub code: &'static str,
+    /// Its name, as `inner.port`.
+    pub field: String,
+    /// What is wrong.
+    pub message: String,
+}
