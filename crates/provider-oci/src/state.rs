@@ -62,6 +62,8 @@ pub struct InstanceRecord {
     pub ready_at: Option<Timestamp>,
     /// Whether it was told to end.
     pub is_draining: bool,
+    /// How it ended, if it did and is not replaced.
+    pub exit: Option<Exit>,
 }
 
 /// A process, told apart from a later one of the same id.
