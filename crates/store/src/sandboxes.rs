@@ -7,13 +7,12 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use miosa_types::{
-    Digest, ProjectId, SandboxId, Size, Slug, TenantId, WorkloadId, WorkspaceId,
-};
-use serde::de::DeserializeOwned;
+use miosa_types::{Digest, ProjectId, SandboxId, Size, Slug, TenantId, WorkloadId, WorkspaceId};
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
-use crate::Error;
+use crate::{Error, row};
+
+const TABLE: &str = "sandboxes";
 
 /// One sandbox.
 #[derive(Clone, Debug, PartialEq)]
@@ -200,9 +199,9 @@ pub async fn insert(db: &mut AnyConnection, new: &Sandbox) -> Result<(), Error> 
         .bind(new.workload.to_string())
         .bind(new.revision.cast_signed())
         .bind(new.boot_path.as_str())
-        .bind(json(&new.env))
-        .bind(json(&new.metadata))
-        .bind(json(&new.tags))
+        .bind(row::to_json(&new.env))
+        .bind(row::to_json(&new.metadata))
+        .bind(row::to_json(&new.tags))
         .bind(new.external.workspace.clone())
         .bind(new.external.project.clone())
         .bind(new.external.user.clone())
@@ -214,13 +213,8 @@ pub async fn insert(db: &mut AnyConnection, new: &Sandbox) -> Result<(), Error> 
         .bind(new.created_at.as_millisecond())
         .execute(db)
         .await;
-    match result {
-        Ok(_) => Ok(()),
-        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
-            Err(Error::Taken { name: new.slug.to_string() })
-        }
-        Err(error) => Err(error.into()),
-    }
+    result.map_err(|error| row::taken(error, new.slug.as_str()))?;
+    Ok(())
 }
 
 const GET: &str = "select * from sandboxes where tenant_id = $1 and id = $2";
@@ -231,11 +225,8 @@ pub async fn get(
     tenant: TenantId,
     id: SandboxId,
 ) -> Result<Option<Sandbox>, Error> {
-    let row = sqlx::query(GET)
-        .bind(tenant.to_string())
-        .bind(id.to_string())
-        .fetch_optional(db)
-        .await?;
+    let row =
+        sqlx::query(GET).bind(tenant.to_string()).bind(id.to_string()).fetch_optional(db).await?;
     row.map(|row| read(&row)).transpose()
 }
 
@@ -250,8 +241,11 @@ pub async fn by_name(
     tenant: TenantId,
     name: &str,
 ) -> Result<Option<Sandbox>, Error> {
-    let row =
-        sqlx::query(BY_NAME).bind(tenant.to_string()).bind(name.to_owned()).fetch_optional(db).await?;
+    let row = sqlx::query(BY_NAME)
+        .bind(tenant.to_string())
+        .bind(name.to_owned())
+        .fetch_optional(db)
+        .await?;
     row.map(|row| read(&row)).transpose()
 }
 
@@ -297,7 +291,7 @@ pub async fn list(
 
 /// A pattern for `like` that finds `tag` in a JSON array of texts.
 fn tag_pattern(tag: &str) -> String {
-    let text = json(&tag);
+    let text = row::to_json(&tag);
     let mut pattern = String::from("%");
     for c in text.chars() {
         if matches!(c, '%' | '_' | '\\') {
@@ -334,115 +328,103 @@ const UPDATE: &str = "
         revision = $16, boot_path = $17, updated_at_ms = $18, generation = generation + 1
     where id = $1 and generation = $2";
 
-/// Writes every field of `row` that can change, if the row is still at `row.generation`;
-/// [`Error::Stale`] otherwise. `row.generation` is raised on success.
+/// Writes every field that can change, if the row is still at `sandbox.generation`;
+/// [`Error::Stale`] otherwise. The generation is raised on success.
 pub async fn update(
     db: &mut AnyConnection,
-    row: &mut Sandbox,
+    sandbox: &mut Sandbox,
     now: Timestamp,
 ) -> Result<(), Error> {
     let done = sqlx::query(UPDATE)
-        .bind(row.id.to_string())
-        .bind(row.generation)
-        .bind(row.name.clone())
-        .bind(json(&row.metadata))
-        .bind(json(&row.tags))
-        .bind(i64::from(row.timeout_s))
-        .bind(i64::from(row.is_always_on))
-        .bind(i64::from(row.is_persistent))
-        .bind(row.expires_at.map(Timestamp::as_millisecond))
-        .bind(row.desired.as_str())
-        .bind(row.ready_at.map(Timestamp::as_millisecond))
-        .bind(row.ended_at.map(Timestamp::as_millisecond))
-        .bind(row.end_reason.clone())
-        .bind(row.destroyed_at.map(Timestamp::as_millisecond))
-        .bind(row.workload.to_string())
-        .bind(row.revision.cast_signed())
-        .bind(row.boot_path.as_str())
+        .bind(sandbox.id.to_string())
+        .bind(sandbox.generation)
+        .bind(sandbox.name.clone())
+        .bind(row::to_json(&sandbox.metadata))
+        .bind(row::to_json(&sandbox.tags))
+        .bind(i64::from(sandbox.timeout_s))
+        .bind(i64::from(sandbox.is_always_on))
+        .bind(i64::from(sandbox.is_persistent))
+        .bind(sandbox.expires_at.map(Timestamp::as_millisecond))
+        .bind(sandbox.desired.as_str())
+        .bind(sandbox.ready_at.map(Timestamp::as_millisecond))
+        .bind(sandbox.ended_at.map(Timestamp::as_millisecond))
+        .bind(sandbox.end_reason.clone())
+        .bind(sandbox.destroyed_at.map(Timestamp::as_millisecond))
+        .bind(sandbox.workload.to_string())
+        .bind(sandbox.revision.cast_signed())
+        .bind(sandbox.boot_path.as_str())
         .bind(now.as_millisecond())
         .execute(db)
         .await?;
     if done.rows_affected() == 0 {
-        return Err(Error::Stale { what: format!("sandbox {}", row.id) });
+        return Err(Error::Stale { what: format!("sandbox {}", sandbox.id) });
     }
-    row.generation += 1;
-    row.updated_at = now;
+    sandbox.generation += 1;
+    sandbox.updated_at = now;
     Ok(())
-}
-
-fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("maps and lists of text are always JSON")
 }
 
 fn read(row: &AnyRow) -> Result<Sandbox, Error> {
     let text = |column| row.try_get::<String, _>(column);
     let maybe = |column| row.try_get::<Option<String>, _>(column);
+    let number = |column| row.try_get::<i64, _>(column);
+    let time = |column| row::maybe_time(TABLE, row.try_get(column)?);
+    let slug = Slug::parse(&text("slug")?).map_err(|error| row::corrupt(TABLE, &error))?;
     Ok(Sandbox {
-        id: parsed(&text("id")?)?,
-        tenant: parsed(&text("tenant_id")?)?,
-        workspace: parsed(&text("workspace_id")?)?,
-        project: parsed(&text("project_id")?)?,
+        id: row::id(TABLE, &text("id")?)?,
+        tenant: row::id(TABLE, &text("tenant_id")?)?,
+        workspace: row::id(TABLE, &text("workspace_id")?)?,
+        project: row::id(TABLE, &text("project_id")?)?,
         name: maybe("name")?,
-        slug: parsed(&text("slug")?)?,
+        slug,
         preview_domain: text("preview_domain")?,
         template: text("template")?,
-        template_digest: parsed(&text("template_digest")?)?,
-        size: Size {
-            memory_mib: number(row, "memory_mib")?,
-            cpu_millis: number(row, "cpu_millis")?,
-            disk_mib: number(row, "disk_mib")?,
-        },
-        workload: parsed(&text("workload_id")?)?,
-        revision: number(row, "revision")?,
+        template_digest: digest(TABLE, &text("template_digest")?)?,
+        size: size(TABLE, row)?,
+        workload: row::id(TABLE, &text("workload_id")?)?,
+        revision: row::number(TABLE, number("revision")?)?,
         boot_path: word(BootPath::parse, &text("boot_path")?)?,
-        env: from_json(&text("env")?)?,
-        metadata: from_json(&text("metadata")?)?,
-        tags: from_json(&text("tags")?)?,
+        env: row::json(TABLE, &text("env")?)?,
+        metadata: row::json(TABLE, &text("metadata")?)?,
+        tags: row::json(TABLE, &text("tags")?)?,
         external: External {
             workspace: maybe("external_workspace_id")?,
             project: maybe("external_project_id")?,
             user: maybe("external_user_id")?,
         },
-        timeout_s: number(row, "timeout_s")?,
-        is_always_on: row.try_get::<i64, _>("is_always_on")? != 0,
-        is_persistent: row.try_get::<i64, _>("is_persistent")? != 0,
-        expires_at: maybe_time(row, "expires_at_ms")?,
+        timeout_s: row::number(TABLE, number("timeout_s")?)?,
+        is_always_on: number("is_always_on")? != 0,
+        is_persistent: number("is_persistent")? != 0,
+        expires_at: time("expires_at_ms")?,
         desired: word(Desired::parse, &text("desired")?)?,
-        ready_at: maybe_time(row, "ready_at_ms")?,
-        ended_at: maybe_time(row, "ended_at_ms")?,
+        ready_at: time("ready_at_ms")?,
+        ended_at: time("ended_at_ms")?,
         end_reason: maybe("end_reason")?,
-        generation: row.try_get("generation")?,
-        created_at: time(row.try_get("created_at_ms")?)?,
-        updated_at: time(row.try_get("updated_at_ms")?)?,
-        destroyed_at: maybe_time(row, "destroyed_at_ms")?,
+        generation: number("generation")?,
+        created_at: row::time(TABLE, number("created_at_ms")?)?,
+        updated_at: row::time(TABLE, number("updated_at_ms")?)?,
+        destroyed_at: time("destroyed_at_ms")?,
     })
 }
 
-fn corrupt(why: impl std::fmt::Display) -> Error {
-    Error::Corrupt { table: "sandboxes", why: why.to_string() }
-}
-
-fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Error> {
-    text.parse().map_err(corrupt)
-}
-
 fn word<T>(parse: fn(&str) -> Option<T>, text: &str) -> Result<T, Error> {
-    parse(text).ok_or_else(|| corrupt(format_args!("unknown word `{text}`")))
+    parse(text).ok_or_else(|| row::corrupt(TABLE, &format_args!("unknown word `{text}`")))
 }
 
-fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
-    serde_json::from_str(text).map_err(corrupt)
+/// Reads a digest column.
+pub(crate) fn digest(table: &'static str, text: &str) -> Result<Digest, Error> {
+    text.parse().map_err(|error: miosa_types::digest::DigestError| row::corrupt(table, &error))
 }
 
-fn number<T: TryFrom<i64>>(row: &AnyRow, column: &str) -> Result<T, Error> {
-    let value: i64 = row.try_get(column)?;
-    T::try_from(value).map_err(|_| corrupt(format_args!("{column} is {value}")))
+/// Reads the three columns of a size.
+pub(crate) fn size(table: &'static str, row: &AnyRow) -> Result<Size, Error> {
+    Ok(Size {
+        memory_mib: row::number(table, row.try_get("memory_mib")?)?,
+        cpu_millis: row::number(table, row.try_get("cpu_millis")?)?,
+        disk_mib: row::number(table, row.try_get("disk_mib")?)?,
+    })
 }
 
-fn time(ms: i64) -> Result<Timestamp, Error> {
-    Timestamp::from_millisecond(ms).map_err(corrupt)
-}
-
-fn maybe_time(row: &AnyRow, column: &str) -> Result<Option<Timestamp>, Error> {
-    row.try_get::<Option<i64>, _>(column)?.map(time).transpose()
-}
+#[cfg(test)]
+#[path = "sandboxes_tests.rs"]
+mod tests;
