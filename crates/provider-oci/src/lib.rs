@@ -16,6 +16,8 @@ mod state;
 pub mod rootfs;
 pub mod storage;
 pub mod userns;
+pub mod layers;
+pub mod template;
 mod sys;
 #[cfg(test)]
 mod smoke;
