@@ -1,0 +1,36 @@
+//! Logs go to standard error: readable lines, or JSON with `MIOSA_LOG_FORMAT=json`. What is
+//! logged is set by `MIOSA_LOG` (as `info,miosa_edge=debug`).
+
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging. Call once.
+pub(crate) fn start() {
+    let filter = EnvFilter::try_from_env("MIOSA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::env::var("MIOSA_LOG_FORMAT").is_ok_and(|format| format == "json") {
+        builder.json().init();
+    } else {
+        builder.with_target(false).init();
+    }
+}
+
+/// Shows why a command failed.
+#[expect(clippy::print_stderr, reason = "a command-line tool talks to its user")]
+pub(crate) fn fail(error: &anyhow::Error) {
+    eprintln!("error: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  because: {cause}");
+    }
+}
+
+/// Shows a line of progress.
+#[expect(clippy::print_stderr, reason = "a command-line tool talks to its user")]
+pub(crate) fn progress(line: &str) {
+    eprintln!("{line}");
+}
+
+/// Shows a result.
+#[expect(clippy::print_stdout, reason = "a command-line tool talks to its user")]
+pub(crate) fn result(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,176 @@
+//! `miosa control`: the root process with API, database, reconcilers and provider.
+//!
+//! Promises: it says that it is ready when template, provider, database and API are usable; on
+//! SIGTERM, or when the supervisor is gone, it ends within seconds and leaves workloads running.
+
+use std::{
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use miosa_api::{AppState, Build};
+use miosa_artifact::ArtifactStore;
+use miosa_control::{Control, assembly, driver::Steps, edges::Edges, link, monitor::Suspects};
+use miosa_provider_oci::{OciConfig, OciProvider, template::Templates};
+use miosa_store::Store;
+use miosa_types::Env;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{EDGE_USER, inherited};
+use crate::{bootstrap, commands::template::progress_line, settings::Settings};
+
+mod catalogue;
+mod layers;
+
+/// Which program this is.
+pub(crate) const BUILD: Build =
+    Build { version: env!("CARGO_PKG_VERSION"), commit: env!("MIOSA_COMMIT") };
+
+/// How long API calls under way may take after the end was asked for.
+const API_DRAIN: Duration = Duration::from_secs(5);
+
+/// Runs control until it is told to stop.
+pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
+    // What this process makes is private unless it says otherwise.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(settings))
+}
+
+async fn serve(settings: &Settings) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    super::watch_for_the_end(stop.clone(), inherited::lifeline()?)?;
+    let ready = inherited::Readiness::take()?;
+    let admin = inherited::listeners("CONTROL_LISTEN_ADMIN")?.and_then(|mut all| all.pop());
+    let admin = match admin {
+        Some(listener) => listener,
+        None => std::net::TcpListener::bind(settings.admin).context("--admin")?,
+    };
+    admin.set_nonblocking(true)?;
+
+    make_run_dir(&settings.run_dir())?;
+    let platform = open(settings, &stop).await?;
+    let steps = Steps::default();
+    let options = assembly::Options {
+        link: link::Socket {
+            path: settings.link_socket(),
+            owner: Some((EDGE_USER, EDGE_USER)),
+        },
+        steps: steps.clone(),
+    };
+    let api_socket = bind_for_edge(&settings.api_socket())?;
+    let state = AppState::new(platform.control.clone(), steps, BUILD);
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(miosa_api::serve::unix(api_socket, state.clone(), stop.clone(), API_DRAIN));
+    tasks.spawn(miosa_api::serve::admin(
+        tokio::net::TcpListener::from_std(admin)?,
+        state,
+        stop.clone(),
+    ));
+    let assembled = assembly::run(platform.control.clone(), options, stop.clone());
+    tasks.spawn(async move { assembled.await.context("the edge link") });
+    ready.announce();
+    tracing::info!(commit = BUILD.commit, "control serves");
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a task of control ended")??;
+        // One part that is gone without being told to is the end of all: a new control is better.
+        stop.cancel();
+    }
+    platform.provider.close().await;
+    Ok(())
+}
+
+struct Platform {
+    control: Arc<Control>,
+    provider: Arc<OciProvider>,
+}
+
+async fn open(settings: &Settings, stop: &CancellationToken) -> anyhow::Result<Platform> {
+    let env = Env::system();
+    let store = Store::open_sqlite(&settings.database()).await.context("the database")?;
+    let domains = settings.domains();
+    let installation =
+        bootstrap::run(&store, &env, &domains, &settings.operator_key_file()).await?;
+    let artifacts = ArtifactStore::open(&settings.artifacts_dir())?;
+    ensure_default_template(settings).await?;
+    let provider = open_provider(settings, installation, &env, &artifacts).await?;
+    let templates = Templates::open(&settings.cache_dir)?;
+    let epoch = u64::try_from(env.now().as_millisecond()).unwrap_or(0);
+    let control = Control {
+        store,
+        provider: provider.clone(),
+        guest: Arc::new(miosa_net::guest::HttpGuest::new()),
+        probe: Arc::new(miosa_net::probe::HttpProbe::new()),
+        templates: Arc::new(catalogue::Installed::new(templates)),
+        edges: Edges::new(epoch),
+        suspects: Suspects::default(),
+        artifacts,
+        env,
+        config: miosa_control::Config {
+            domains,
+            data_dir: settings.data_dir.clone(),
+            pool: settings.pool(),
+            default_template: settings.file.sandbox.default_template.clone(),
+        },
+        observed: miosa_control::Observations::default(),
+        wakes: miosa_control::Wakes::default(),
+    };
+    let _ = stop;
+    Ok(Platform { control: Arc::new(control), provider })
+}
+
+/// Opens the provider of this machine.
+pub(crate) async fn open_provider(
+    settings: &Settings,
+    installation: miosa_types::InstallationId,
+    env: &Env,
+    artifacts: &ArtifactStore,
+) -> anyhow::Result<Arc<OciProvider>> {
+    let config = OciConfig {
+        installation,
+        data_dir: settings.data_dir.clone(),
+        cache_dir: settings.cache_dir.clone(),
+        env: env.clone(),
+        layers: Arc::new(layers::FromArtifacts::new(artifacts.clone())),
+        trust_host_ca: settings.file.sandbox.trust_host_ca,
+    };
+    OciProvider::open(config).await.context("this machine cannot run sandboxes; see `doctor`")
+}
+
+/// Builds the default template if the cache lacks it.
+async fn ensure_default_template(settings: &Settings) -> anyhow::Result<()> {
+    let cache = settings.cache_dir.clone();
+    tokio::task::spawn_blocking(move || {
+        let templates = Templates::open(&cache)?;
+        templates.build_default(&progress_line)?;
+        anyhow::Ok(())
+    })
+    .await
+    .context("the template's builder ended")?
+    .context("the default template could not be built")
+}
+
+/// `DIR/run`: only root and the edge may pass.
+fn make_run_dir(dir: &Path) -> anyhow::Result<()> {
+    fs_err::create_dir_all(dir)?;
+    chown(dir, None, Some(EDGE_USER))?;
+    fs_err::set_permissions(dir, std::fs::Permissions::from_mode(0o710))?;
+    Ok(())
+}
+
+/// A Unix socket that the edge may connect to; one left behind is replaced in one step.
+fn bind_for_edge(path: &Path) -> anyhow::Result<UnixListener> {
+    let fresh = path.with_extension(format!("{}.new", std::process::id()));
+    match fs_err::remove_file(&fresh) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&fresh)?;
+    chown(&fresh, Some(EDGE_USER), Some(EDGE_USER))?;
+    fs_err::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
+    fs_err::rename(&fresh, path)?;
+    Ok(listener)
+}

@@ -1,0 +1,89 @@
+//! `miosa edge`: the unprivileged process that faces visitors.
+//!
+//! Promises: before it takes a connection it has given up root, every capability and every file
+//! but its own folder; it says that it is ready when it serves.
+
+use std::os::unix::fs::{PermissionsExt as _, chown};
+
+use anyhow::Context as _;
+use miosa_edge::{EdgeConfig, Limits, Listeners};
+use miosa_types::{EdgeId, Env};
+use tokio_util::sync::CancellationToken;
+
+use super::{EDGE_USER, inherited};
+use crate::settings::Settings;
+
+/// Runs the edge until it is told to stop and has drained.
+pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
+    let listeners = Listeners {
+        http: listeners("EDGE_LISTEN_HTTP", settings.http)?,
+        https: listeners("EDGE_LISTEN_HTTPS", settings.https)?,
+    };
+    let ready = inherited::Readiness::take()?;
+    let dir = settings.edge_dir();
+    prepare(&dir)?;
+    let env = Env::system();
+    let config = EdgeConfig {
+        link_socket: settings.link_socket(),
+        api_socket: settings.api_socket(),
+        edge: edge_id(&dir, &env)?,
+        dir,
+        env,
+        limits: Limits::default(),
+    };
+    if rustix::process::geteuid().is_root() {
+        let confined = miosa_edge::privileges::confine(EDGE_USER, EDGE_USER, &config)
+            .context("the edge could not give up its rights")?;
+        tracing::info!(?confined, "confined");
+    }
+    let stop = CancellationToken::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    {
+        let _entered = runtime.enter();
+        super::watch_for_the_end(stop.clone(), inherited::lifeline()?)?;
+    }
+    let edge = std::thread::Builder::new().name("edge".to_owned()).spawn({
+        let stop = stop.clone();
+        move || miosa_edge::run(config, listeners, || ready.announce(), stop)
+    })?;
+    runtime.block_on(async {
+        stop.cancelled().await;
+    });
+    edge.join().map_err(|_| anyhow::anyhow!("the edge panicked"))?.context("the edge")
+}
+
+fn listeners(
+    variable: &str,
+    address: std::net::SocketAddr,
+) -> anyhow::Result<Vec<std::net::TcpListener>> {
+    if let Some(inherited) = inherited::listeners(variable)? {
+        return Ok(inherited);
+    }
+    let own = std::net::TcpListener::bind(address)
+        .with_context(|| format!("cannot listen on {address}"))?;
+    own.set_nonblocking(true)?;
+    Ok(vec![own])
+}
+
+/// The edge's own folder belongs to the edge's user.
+fn prepare(dir: &std::path::Path) -> anyhow::Result<()> {
+    fs_err::create_dir_all(dir)?;
+    if rustix::process::geteuid().is_root() {
+        chown(dir, Some(EDGE_USER), Some(EDGE_USER))?;
+    }
+    fs_err::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+    Ok(())
+}
+
+/// Stable over restarts: kept in the edge's folder.
+fn edge_id(dir: &std::path::Path, env: &Env) -> anyhow::Result<EdgeId> {
+    let file = dir.join("id");
+    if let Ok(text) = fs_err::read_to_string(&file)
+        && let Ok(id) = text.trim().parse()
+    {
+        return Ok(id);
+    }
+    let id: EdgeId = env.id();
+    fs_err::write(&file, id.to_string())?;
+    Ok(id)
+}
