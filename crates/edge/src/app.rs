@@ -1,0 +1,198 @@
+//! Requests to an app with processes: balance, hold, retry (rules: docs/flows, edge).
+//!
+//! It promises that a request is never executed twice unless it is safe to, that one which was
+//! never sent is never lost while the app can come back within its hold limit, and that a dying
+//! app does not get its load multiplied.
+
+use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
+
+use futures_util::poll;
+use http::{HeaderValue, Response, StatusCode, header};
+use miosa_types::InstanceId;
+use tokio::time::Instant;
+
+use crate::{
+    attempt::{Failure, Peer, attempt},
+    balance::{App, Replica, Verdict},
+    body::Body,
+    hold::Waited,
+    pages::Page,
+    pool::PoolKey,
+    probe, tunnel,
+    visit::Visit,
+};
+
+/// Replicas that may die under one request: then it gets an answer, never a third victim.
+const MAX_DEATHS: usize = 2;
+
+/// What one request has been through.
+struct Course {
+    /// Until when it may be held.
+    deadline: Instant,
+    /// Replicas that it was written to and that died.
+    died: Vec<InstanceId>,
+    /// Let go by the queue: it is its turn.
+    is_released: bool,
+    /// A pooled connection failed it: it gets a new one.
+    fresh: bool,
+}
+
+enum Step {
+    Done(Response<Body>),
+    Again,
+}
+
+/// Answers a request.
+pub(crate) async fn serve(visit: &mut Visit, app: &Arc<App>) -> Response<Body> {
+    app.budget.earn();
+    let limits = &visit.shared().config.limits;
+    let mut hold = app.spec.load().hold;
+    if visit.is_navigation() {
+        hold = hold.min(limits.navigation_hold);
+    }
+    let mut course = Course {
+        deadline: visit.arrived + hold,
+        died: Vec::new(),
+        is_released: false,
+        fresh: false,
+    };
+    loop {
+        if let Step::Done(response) = step(visit, app, &mut course).await {
+            return response;
+        }
+    }
+}
+
+async fn step(visit: &mut Visit, app: &Arc<App>, course: &mut Course) -> Step {
+    let spec = app.spec.load_full();
+    let left = course.deadline.saturating_duration_since(Instant::now());
+    match spec.verdict(visit.shared().config.env.now(), left) {
+        Verdict::Refuse => {
+            return Step::Done(visit.page(Page::Unavailable, Some(spec.tenant)));
+        }
+        Verdict::Wake => visit.shared().reports.wake(app.id),
+        Verdict::Serve => {}
+    }
+    let is_my_turn = course.is_released || !app.queue.is_waiting();
+    let replica = if is_my_turn { app.pick(&course.died) } else { None };
+    let Some(replica) = replica else { return hold(visit, app, course).await };
+    if visit.is_websocket() {
+        return upgrade(visit, app, course, &replica).await;
+    }
+    let _under_way = replica.enter(&visit.shared().reports.in_flight);
+    let peer = Peer {
+        key: PoolKey { owner: replica.instance, addr: replica.addr },
+        removed: &replica.removed,
+        fresh: course.fresh,
+    };
+    let late = || visit.shared().reports.suspect(&replica);
+    match attempt(visit, peer, late).await {
+        Ok(response) => {
+            replica.answered();
+            let under_way = replica.enter(&visit.shared().reports.in_flight);
+            Step::Done(response.map(|body| body.with_guard(under_way)))
+        }
+        Err(failure) => failed(visit, app, course, (&replica, failure)),
+    }
+}
+
+/// Decides what a failure means for the replica and for the request.
+fn failed(
+    visit: &Visit,
+    app: &Arc<App>,
+    course: &mut Course,
+    (replica, failure): (&Arc<Replica>, Failure),
+) -> Step {
+    tracing::debug!(instance = %replica.instance, %failure, "attempt failed");
+    let key = PoolKey { owner: replica.instance, addr: replica.addr };
+    let bad_gateway = || Step::Done(visit.page(Page::BadGateway, Some(app.spec.load().tenant)));
+    match failure {
+        Failure::Connect(_) | Failure::Unsent { fresh: true } => {
+            visit.worker.pool.clear(&key);
+            probe::eject(visit.shared(), app, replica);
+            Step::Again
+        }
+        Failure::Unsent { fresh: false } => {
+            visit.worker.pool.clear(&key);
+            course.fresh = true;
+            Step::Again
+        }
+        Failure::Written => {
+            visit.worker.pool.clear(&key);
+            course.fresh = true;
+            course.died.push(replica.instance);
+            let may_repeat = visit.is_safe() && visit.can_repeat_body();
+            if !may_repeat || course.died.len() >= MAX_DEATHS || !app.budget.spend() {
+                return bad_gateway();
+            }
+            visit.shared().metrics.retries.inc();
+            Step::Again
+        }
+        Failure::TooSlow => {
+            Step::Done(visit.text(StatusCode::GATEWAY_TIMEOUT, "The application did not answer"))
+        }
+        Failure::Client => {
+            Step::Done(visit.text(StatusCode::BAD_REQUEST, "The request body broke off"))
+        }
+    }
+}
+
+async fn upgrade(
+    visit: &mut Visit,
+    app: &Arc<App>,
+    course: &mut Course,
+    replica: &Arc<Replica>,
+) -> Step {
+    let under_way = replica.enter(&visit.shared().reports.in_flight);
+    match tunnel::open(visit, replica.addr, &replica.removed, under_way).await {
+        Ok(response) => Step::Done(response),
+        Err(failure) => failed(visit, app, course, (replica, failure)),
+    }
+}
+
+async fn hold(visit: &Visit, app: &Arc<App>, course: &mut Course) -> Step {
+    let shared = visit.shared();
+    course.is_released = false;
+    shared.metrics.held.inc();
+    let waiting = shared.holds.wait(&app.queue, visit.who(), &shared.config.limits, course.deadline);
+    let mut waiting = pin!(waiting);
+    let waited = match poll!(&mut waiting) {
+        Poll::Ready(waited) => waited,
+        Poll::Pending => {
+            // A replica may have come, or the app may have been stopped, between the look at
+            // the table and the place in the queue.
+            let left = course.deadline.saturating_duration_since(Instant::now());
+            if app.spec.load().verdict(shared.config.env.now(), left) == Verdict::Refuse {
+                return Step::Again;
+            }
+            if app.pick(&[]).is_some() {
+                probe::release(shared, app);
+            }
+            waiting.await
+        }
+    };
+    match waited {
+        Waited::Released => {
+            course.is_released = true;
+            Step::Again
+        }
+        Waited::TimedOut => {
+            Step::Done(visit.page(Page::Starting, Some(app.spec.load().tenant)))
+        }
+        Waited::Full => {
+            shared.metrics.hold_refused.inc();
+            Step::Done(busy(visit))
+        }
+    }
+}
+
+/// The answer beyond a bound.
+fn busy(visit: &Visit) -> Response<Body> {
+    let mut response = visit.text(StatusCode::SERVICE_UNAVAILABLE, "Too many requests are waiting");
+    response.headers_mut().insert(header::RETRY_AFTER, retry_after(Duration::from_secs(2)));
+    response
+}
+
+fn retry_after(after: Duration) -> HeaderValue {
+    HeaderValue::from(after.as_secs())
+}

@@ -1,0 +1,149 @@
+//! Header fields on their way through: what belongs to one hop stays there, and what an app may
+//! believe about its visitor is written by us alone.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
+
+/// Fields of one hop (RFC 9110 §7.6.1), and those that only we may write.
+const HOP: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "expect",
+];
+
+/// Who asks, as an app is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Visitor<'a> {
+    pub(crate) ip: IpAddr,
+    pub(crate) is_https: bool,
+    /// As the visitor wrote it, port included.
+    pub(crate) host: &'a str,
+}
+
+/// The fields to send on.
+pub(crate) fn outgoing(parts: &Parts, visitor: Visitor<'_>) -> HeaderMap {
+    let mut headers = parts.headers.clone();
+    let wants_trailers = headers.get_all(header::TE).iter().any(has_trailers);
+    strip_hop(&mut headers);
+    let ours = |name: &HeaderName| {
+        let name = name.as_str();
+        name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
+    };
+    let spoofed: Vec<_> = headers.keys().filter(|name| ours(name)).cloned().collect();
+    for name in spoofed {
+        headers.remove(name);
+    }
+    if parts.version == Version::HTTP_2 {
+        join_cookies(&mut headers);
+    }
+    if wants_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    let mut set = |name: HeaderName, text: &str| {
+        if let Ok(value) = HeaderValue::from_str(text) {
+            headers.insert(name, value);
+        }
+    };
+    set(header::HOST, visitor.host);
+    set(HeaderName::from_static("x-forwarded-for"), &visitor.ip.to_string());
+    set(HeaderName::from_static("x-forwarded-host"), visitor.host);
+    set(
+        HeaderName::from_static("x-forwarded-proto"),
+        if visitor.is_https { "https" } else { "http" },
+    );
+    headers
+}
+
+/// Cleans the fields of an answer.
+pub(crate) fn incoming(headers: &mut HeaderMap) {
+    strip_hop(headers);
+    headers.remove(header::SERVER);
+}
+
+fn has_trailers(value: &HeaderValue) -> bool {
+    let text = value.to_str().unwrap_or_default();
+    text.split(',').any(|part| part.trim().eq_ignore_ascii_case("trailers"))
+}
+
+fn strip_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        // Naming these is an attack on whoever trusts them, never a wish of the hop.
+        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in HOP {
+        headers.remove(name);
+    }
+}
+
+/// HTTP/2 clients send one `cookie` field per cookie; HTTP/1.1 allows one field (RFC 9113
+/// §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    let Some(first) = cookies.next() else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for cookie in cookies {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(cookie.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    #[test]
+    fn hop_fields_go_and_what_we_vouch_for_is_ours() {
+        let (parts, ()) = Request::builder()
+            .version(Version::HTTP_2)
+            .header("connection", "close, x-secret, content-length")
+            .header("x-secret", "1")
+            .header("content-length", "3")
+            .header("te", "trailers, deflate")
+            .header("upgrade", "h2c")
+            .header("expect", "100-continue")
+            .header("x-forwarded-for", "6.6.6.6")
+            .header("x-forwarded-user", "root")
+            .header("forwarded", "for=6.6.6.6")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
+            .body(())
+            .unwrap()
+            .into_parts();
+        let visitor = Visitor { ip: [10, 0, 0, 1].into(), is_https: true, host: "a.b:8443" };
+        let mut got: Vec<_> = outgoing(&parts, visitor)
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        got.sort();
+        let wanted = [
+            "content-length: 3",
+            "cookie: a=1; b=2",
+            "host: a.b:8443",
+            "te: trailers",
+            "x-forwarded-for: 10.0.0.1",
+            "x-forwarded-host: a.b:8443",
+            "x-forwarded-proto: https",
+        ];
+        assert_eq!(got, wanted);
+    }
+}

@@ -1,0 +1,219 @@
+//! The live table: what the edge answers from, at this moment.
+//!
+//! Only entries that can be served get in: a site whose files are all on this disk, a
+//! certificate that was read. Each entry comes and goes alone, so a bad one harms no other.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwapOption;
+use miosa_types::{
+    Branding, DeploymentId, Digest, SandboxId, TenantId,
+    link::{self, Entry, Key, Settings},
+    manifest::SiteManifest,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    balance::{App, Replica},
+    shard::Sharded,
+    tls::Certified,
+};
+
+/// A host and what answers it.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) tenant: TenantId,
+    pub(crate) target: Target,
+}
+
+/// What answers a host, ready to be used.
+#[derive(Debug)]
+pub(crate) enum Target {
+    Static(Arc<SiteManifest>),
+    App(DeploymentId),
+    Preview(SandboxId),
+    Redirect(String),
+}
+
+/// A sandbox whose ports can be reached.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) id: SandboxId,
+    pub(crate) addr: Option<IpAddr>,
+    /// Cancelled when its address changes or it leaves the table.
+    pub(crate) removed: CancellationToken,
+}
+
+/// An entry together with what was loaded for it.
+#[derive(Debug)]
+pub(crate) enum Loaded {
+    /// Needs nothing.
+    Plain(Entry),
+    /// A static route and its manifest.
+    Site(link::Route, Arc<SiteManifest>),
+    /// A certificate that was read.
+    Certificate(link::Certificate, Arc<Certified>),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    settings: ArcSwapOption<Settings>,
+    routes: Sharded<String, Arc<Route>>,
+    apps: Sharded<DeploymentId, Arc<App>>,
+    sandboxes: Sharded<SandboxId, Arc<Sandbox>>,
+    brands: Sharded<TenantId, Arc<Branding>>,
+    certificates: Sharded<String, Arc<Certified>>,
+    by_chain: Mutex<HashMap<Digest, Arc<Certified>>>,
+}
+
+impl Live {
+    pub(crate) fn settings(&self) -> Option<Arc<Settings>> {
+        self.settings.load_full()
+    }
+
+    pub(crate) fn route(&self, host: &str) -> Option<Arc<Route>> {
+        self.routes.get(host)
+    }
+
+    pub(crate) fn app(&self, id: DeploymentId) -> Option<Arc<App>> {
+        self.apps.get(&id)
+    }
+
+    pub(crate) fn sandbox(&self, id: SandboxId) -> Option<Arc<Sandbox>> {
+        self.sandboxes.get(&id)
+    }
+
+    pub(crate) fn branding(&self, tenant: TenantId) -> Arc<Branding> {
+        self.brands.get(&tenant).unwrap_or_default()
+    }
+
+    /// The certificate for a name: exact, then the wildcard one label up.
+    pub(crate) fn certificate(&self, name: &str) -> Option<Arc<Certified>> {
+        self.certificates.get(name).or_else(|| {
+            let (_, parent) = name.split_once('.')?;
+            self.certificates.get(&*format!("*.{parent}"))
+        })
+    }
+
+    /// Replicas that take no new requests; their counts are reported.
+    pub(crate) fn draining(&self) -> Vec<Arc<Replica>> {
+        let of = |app: Arc<App>| app.spec.load().replicas.clone();
+        self.apps.values().into_iter().flat_map(of).filter(|replica| replica.is_draining()).collect()
+    }
+
+    /// Makes one entry live. An app whose state changed is given back, so that its held
+    /// requests can be looked at.
+    pub(crate) fn insert(&self, loaded: Loaded) -> Option<Arc<App>> {
+        match loaded {
+            Loaded::Site(route, manifest) => {
+                self.insert_route(route.host, route.tenant, Target::Static(manifest));
+            }
+            Loaded::Certificate(of, certified) => self.insert_certificate(of.chain, certified),
+            Loaded::Plain(Entry::Settings(settings)) => {
+                self.settings.store(Some(Arc::new(settings)));
+            }
+            Loaded::Plain(Entry::Route(route)) => {
+                let target = match route.target {
+                    link::Target::App { app } => Target::App(app),
+                    link::Target::Preview { sandbox } => Target::Preview(sandbox),
+                    link::Target::Redirect { to } => Target::Redirect(to),
+                    // Comes as `Loaded::Site`.
+                    link::Target::Static { .. } => return None,
+                };
+                self.insert_route(route.host, route.tenant, target);
+            }
+            Loaded::Plain(Entry::App(of)) => return Some(self.insert_app(&of)),
+            Loaded::Plain(Entry::Sandbox(of)) => self.insert_sandbox(&of),
+            Loaded::Plain(Entry::Brand(brand)) => {
+                self.brands.insert(brand.tenant, Arc::new(brand.branding));
+            }
+            // Comes as `Loaded::Certificate`.
+            Loaded::Plain(Entry::Certificate(_)) => {}
+        }
+        None
+    }
+
+    /// Takes one entry out.
+    pub(crate) fn remove(&self, key: &Key) {
+        match key {
+            Key::Settings => self.settings.store(None),
+            Key::Route(host) => {
+                self.routes.remove(host);
+            }
+            Key::App(id) => {
+                if let Some(app) = self.apps.remove(id) {
+                    app.close();
+                    app.queue.release_all();
+                }
+            }
+            Key::Sandbox(id) => {
+                if let Some(sandbox) = self.sandboxes.remove(id) {
+                    sandbox.removed.cancel();
+                }
+            }
+            Key::Brand(tenant) => {
+                self.brands.remove(tenant);
+            }
+            Key::Certificate(chain) => self.remove_certificate(*chain),
+        }
+    }
+
+    fn insert_route(&self, host: String, tenant: TenantId, target: Target) {
+        self.routes.insert(host.to_ascii_lowercase(), Arc::new(Route { tenant, target }));
+    }
+
+    fn insert_app(&self, of: &link::App) -> Arc<App> {
+        if let Some(app) = self.apps.get(&of.app) {
+            app.update(of);
+            return app;
+        }
+        let app = Arc::new(App::new(of));
+        self.apps.insert(of.app, app.clone());
+        app
+    }
+
+    fn insert_sandbox(&self, of: &link::Sandbox) {
+        let old = self.sandboxes.get(&of.sandbox);
+        if old.as_ref().is_some_and(|old| old.addr == of.addr) {
+            return;
+        }
+        let removed = CancellationToken::new();
+        let sandbox = Sandbox { id: of.sandbox, addr: of.addr, removed };
+        self.sandboxes.insert(of.sandbox, Arc::new(sandbox));
+        if let Some(old) = old {
+            old.removed.cancel();
+        }
+    }
+
+    fn insert_certificate(&self, chain: Digest, certified: Arc<Certified>) {
+        let mut by_chain = self.by_chain.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in &certified.names {
+            self.certificates.insert(name.clone(), certified.clone());
+        }
+        by_chain.insert(chain, certified);
+    }
+
+    /// A name that a newer certificate has taken over stays with that one; a name that an older
+    /// one still covers goes back to it.
+    fn remove_certificate(&self, chain: Digest) {
+        let mut by_chain = self.by_chain.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(certified) = by_chain.remove(&chain) else { return };
+        for name in &certified.names {
+            let is_ours = self.certificates.get(name).is_some_and(|c| Arc::ptr_eq(&c, &certified));
+            if !is_ours {
+                continue;
+            }
+            match by_chain.values().find(|other| other.names.contains(name)) {
+                Some(other) => self.certificates.insert(name.clone(), other.clone()),
+                None => {
+                    self.certificates.remove(name);
+                }
+            }
+        }
+    }
+}
