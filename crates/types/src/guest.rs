@@ -201,6 +201,10 @@ pub trait Guest: std::fmt::Debug + Send + Sync {
 
     /// TCP ports that somebody listens on, the guest's own left out.
     async fn ports(&self, guest: &Endpoint) -> Result<Vec<ListeningPort>, Error>;
+
+    /// The end of what the workload's own command printed, at most `bytes` bytes
+    /// (`GET /logs?bytes=`).
+    async fn logs(&self, guest: &Endpoint, bytes: u32) -> Result<Bytes, Error>;
 }
 
 /// Split by what the caller does next.
