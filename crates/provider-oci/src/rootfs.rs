@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Mode},
+    fs::{AtFlags, CWD, Mode, OFlags, openat},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
         fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen, move_mount, unmount as detach,
@@ -45,10 +45,16 @@ pub fn mount(
         idmapped_tree(path, &userns.fd)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     };
+    // Upper and work folder must be on one mount, so their common parent is what is mapped.
+    let whole = tree(volume.upper.parent().unwrap_or(&volume.upper))?;
+    let part = |path: &Path| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(&whole, path.file_name().unwrap_or_default(), flags, Mode::empty())
+    };
     let layers = Layers {
         lowers: lowers.iter().map(|path| tree(path)).collect::<io::Result<_>>()?,
-        upper: tree(&volume.upper)?,
-        work: tree(&volume.work)?,
+        upper: part(&volume.upper)?,
+        work: part(&volume.work)?,
     };
     creds::as_fsuid(userns.base, || {
         let mounted = overlay(&layers)?;

@@ -1,0 +1,273 @@
+//! Volumes, user namespaces, overlays and templates on the real kernel.
+
+use std::{
+    io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use miosa_provider_oci::{
+    rootfs,
+    storage::{Storage, StorageKind},
+    template::Templates,
+    userns::UsernsPool,
+};
+
+/// True with a word on stderr if the test cannot run here.
+fn is_skipped(what: &str) -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    let has = |program: &str| Command::new(program).arg("--version").output().is_ok();
+    let reason = match (is_root, has("mkfs.btrfs")) {
+        (false, _) => "it needs root",
+        (_, false) => "mkfs.btrfs is not installed",
+        _ => return false,
+    };
+    eprintln!("SKIPPED {what}: {reason}");
+    true
+}
+
+/// A data folder that unmounts what a failing test left in it.
+struct Data(tempfile::TempDir);
+
+impl Data {
+    fn new() -> Self {
+        // Not /tmp: that may be a tmpfs, which cannot hold a loop file of this size.
+        Self(tempfile::tempdir_in("/var/tmp").unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        let path = self.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        for mount in rootfs::mounts_under(self.path()).unwrap_or_default() {
+            let _ = rootfs::unmount(&mount);
+        }
+        let _ = UsernsPool::forget(self.path());
+    }
+}
+
+/// Loop devices whose file lies under `folder`.
+fn loops_of(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/sys/block").unwrap() {
+        let backing = entry.unwrap().path().join("loop/backing_file");
+        let file = std::fs::read_to_string(backing).unwrap_or_default();
+        if file.starts_with(folder.to_str().unwrap()) {
+            found.push(file);
+        }
+    }
+    found
+}
+
+fn fill(path: &Path, mib: usize) -> io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    for _ in 0..mib {
+        file.write_all(&vec![7; 1 << 20])?;
+    }
+    file.sync_all()
+}
+
+/// Runs `script` as root of the namespace, in the root filesystem `root`.
+fn inside(userns: &miosa_provider_oci::userns::Userns, root: &Path, script: &str) -> String {
+    use std::os::fd::AsRawFd as _;
+    let ns = format!("/proc/{}/fd/{}", std::process::id(), userns.fd.as_raw_fd());
+    let output = Command::new("nsenter")
+        .arg(format!("--user={ns}"))
+        .args(["--setuid=0", "--setgid=0", "--wd=/", "sh", "-c"])
+        .arg(format!("cd {} && {script}", root.display()))
+        .output()
+        .unwrap();
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+#[test]
+fn a_volumes_limit_holds_through_the_overlay_and_the_neighbour_has_its_own() {
+    if is_skipped("a_volumes_limit_holds_through_the_overlay") {
+        return;
+    }
+    let data = Data::new();
+    open_to_all(data.path());
+    let storage = Storage::open(data.path()).unwrap();
+    eprintln!("storage: {}", storage.kind());
+    assert!(storage.is_hard());
+    let pool = UsernsPool::open(data.path(), []).unwrap();
+    let lower = data.folder("lower");
+    std::fs::write(lower.join("greeting"), "hello").unwrap();
+    let mounted = ["a", "b"].map(|name| {
+        let volume = storage.create(name, 64).unwrap();
+        assert_eq!(storage.create(name, 64).unwrap(), volume, "again the same");
+        let userns = pool.take().unwrap();
+        let target = data.folder(&format!("root-{name}"));
+        rootfs::mount(std::slice::from_ref(&lower), &volume, &userns, &target).unwrap();
+        (volume, userns, target)
+    });
+    let [(volume, userns, a), (_, neighbour, b)] = &mounted;
+    assert_ne!(userns.base, neighbour.base);
+
+    let seen = inside(userns, a, "cat greeting; echo x > made; mkdir -m 777 deep; stat -c %u made");
+    assert_eq!(seen, "hello0\n", "root inside owns what it makes");
+    let owner = |path: &Path| std::fs::symlink_metadata(path).unwrap().uid();
+    assert_eq!(owner(&volume.upper.join("made")), 0, "ids on disk are not shifted");
+    assert_eq!(owner(&a.join("made")), userns.base, "the host sees the range");
+    assert!(!b.join("made").exists(), "the neighbour does not see it");
+    let host = std::fs::write(a.join("by-host"), "x").unwrap_err();
+    assert_eq!(host.raw_os_error(), Some(75), "the host's root is outside the map");
+
+    let flood = "dd if=/dev/zero of=flood bs=1M count=200 conv=fsync 2>&1; rm flood && echo removed";
+    let seen = inside(userns, a, flood);
+    assert!(seen.contains("Disk quota exceeded"), "{seen}");
+    assert!(seen.contains("removed"), "{seen}");
+    let seen = inside(neighbour, b, "dd if=/dev/zero of=f bs=1M count=40 conv=fsync 2>&1 && echo ok");
+    assert!(seen.ends_with("ok\n"), "{seen}");
+
+    storage.set_limit("a", 300).unwrap();
+    let seen = inside(userns, a, "dd if=/dev/zero of=f bs=1M count=200 conv=fsync 2>&1 && echo ok");
+    assert!(seen.ends_with("ok\n"), "{seen}");
+    let nested = inside(userns, a, "unshare --user true && echo nested");
+    assert!(!nested.contains("nested"), "nested namespaces are off: {nested}");
+
+    for (_, _, target) in &mounted {
+        rootfs::unmount(target).unwrap();
+        rootfs::unmount(target).unwrap();
+    }
+    storage.destroy().unwrap();
+    assert_eq!(loops_of(data.path()), Vec::<String>::new(), "no loop device is left");
+    assert_eq!(rootfs::mounts_under(data.path()).unwrap(), Vec::<PathBuf>::new());
+}
+
+/// The namespace's root is nobody on the host, and the temporary folder is closed by default.
+fn open_to_all(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn volumes_survive_a_restart_and_leftovers_are_swept() {
+    if is_skipped("volumes_survive_a_restart") {
+        return;
+    }
+    let data = Data::new();
+    let storage = Storage::open(data.path()).unwrap();
+    let kind = storage.kind();
+    let volume = storage.create("kept", 64).unwrap();
+    std::fs::write(volume.upper.join("file"), "content").unwrap();
+    storage.create("gone", 64).unwrap();
+    storage.remove("gone").unwrap();
+    storage.remove("gone").unwrap();
+    // What a crash in the middle of `create` leaves.
+    if kind == StorageKind::BtrfsLoop || kind == StorageKind::Btrfs {
+        std::fs::rename(
+            storage.create("half", 64).unwrap().upper.parent().unwrap(),
+            data.path().join("pool/.new-half"),
+        )
+        .unwrap();
+    }
+    // Control died and came again: everything is mounted still.
+    drop(storage);
+    let storage = Storage::open(data.path()).unwrap();
+    assert_eq!(storage.list().unwrap(), std::slice::from_ref(&volume));
+    assert!(!data.path().join("pool/.new-half").exists());
+    // The machine restarted: nothing is mounted.
+    storage.close().unwrap();
+    assert_eq!(loops_of(data.path()), Vec::<String>::new());
+    let storage = Storage::open(data.path()).unwrap();
+    assert_eq!(storage.kind(), kind);
+    assert_eq!(std::fs::read_to_string(volume.upper.join("file")).unwrap(), "content");
+    drop(storage);
+    Storage::destroy_at(data.path()).unwrap();
+    assert_eq!(loops_of(data.path()), Vec::<String>::new());
+    assert!(!data.path().join("pool.img").exists());
+}
+
+#[test]
+fn the_pool_grows_before_it_is_full() {
+    if is_skipped("the_pool_grows_before_it_is_full") {
+        return;
+    }
+    let data = Data::new();
+    let storage = Storage::open(data.path()).unwrap();
+    if storage.kind() == StorageKind::BtrfsLoop {
+        let volume = storage.create("big", 8192).unwrap();
+        let image = data.path().join("pool.img");
+        let size = std::fs::metadata(&image).unwrap().len();
+        let mut written = 0;
+        // Grows while it is written to; 3 GiB do not fit into the first 2.
+        for part in 0..12 {
+            fill(&volume.upper.join(part.to_string()), 256).unwrap();
+            written += 256_u64 << 20;
+        }
+        let now = std::fs::metadata(&image).unwrap().len();
+        assert!(written > size && now > written, "{size} -> {now} for {written}");
+    } else {
+        eprintln!("SKIPPED the_pool_grows_before_it_is_full: {} does not grow", storage.kind());
+    }
+    storage.destroy().unwrap();
+}
+
+#[test]
+fn ranges_in_use_before_are_not_given_out_again() {
+    if is_skipped("ranges_in_use_before") {
+        return;
+    }
+    let data = Data::new();
+    let first = UsernsPool::open(data.path(), []).unwrap();
+    let base = first.take().unwrap().base;
+    let again = UsernsPool::open(data.path(), [base]).unwrap();
+    let bases: Vec<u32> = (0..40).map(|_| again.take().unwrap().base).collect();
+    let mut distinct = bases.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    assert_eq!(distinct.len(), bases.len());
+    assert!(!bases.contains(&base));
+}
+
+/// Uses the cache that installations share: the build takes half a minute once per machine.
+#[test]
+fn the_default_template_has_what_it_promises() {
+    if is_skipped("the_default_template_has_what_it_promises") {
+        return;
+    }
+    let templates = Templates::open(Path::new("/var/cache/miosa")).unwrap();
+    let built = match templates.build_default(&|line| eprintln!("{line}")) {
+        Ok(template) => template,
+        Err(error) => {
+            // Without a network there is no way to build it.
+            eprintln!("SKIPPED the_default_template_has_what_it_promises: {error}");
+            return;
+        }
+    };
+    let again = templates.build_default(&|line| panic!("built again: {line}")).unwrap();
+    assert_eq!(again, built);
+    let found = templates.resolve("base").unwrap();
+    assert_eq!(found.name, "miosa-sandbox");
+    let run = |script: &str| {
+        let output =
+            Command::new("chroot").arg(&found.rootfs).args(["sh", "-c", script]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    assert!(run("node --version").starts_with("v22."));
+    assert!(!run("npm --version").is_empty() && !run("npx --version").is_empty());
+    assert!(run("python3 -m pip --version").starts_with("pip "));
+    assert_eq!(run("python3 -m venv --help | head -c 5"), "usage");
+    assert!(run("git --version; curl --version").contains("curl"));
+    assert_eq!(run("id -u user; id -g user; stat -c %U /workspace /home/user"), "1000\n1000\nuser\nuser");
+    assert!(run("cat /etc/hosts").contains("localhost"));
+    let sudoers = std::fs::read_to_string(found.rootfs.join("etc/sudoers.d/user")).unwrap();
+    assert!(sudoers.contains("NOPASSWD"));
+    let bundle = found.rootfs.join("etc/ssl/certs/ca-certificates.crt");
+    assert!(std::fs::metadata(bundle).unwrap().len() > 100_000);
+}
