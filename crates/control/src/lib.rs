@@ -5,11 +5,21 @@
 //! a pure `plan` whose shell does the I/O; status is only ever written from what was observed.
 
 pub mod assembly;
+pub mod certificates;
 pub mod driver;
 pub mod edges;
+pub mod instances;
 pub mod link;
 pub mod monitor;
 pub mod observe;
+pub mod pool;
+pub mod previews;
+pub mod reconcile;
+pub mod rollout;
+pub mod routes;
+pub mod sandboxes;
+pub mod templates;
+pub mod workloads;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -36,6 +46,10 @@ pub struct Control {
     pub edges: edges::Edges,
     /// Replicas that do not answer: `Suspects::default()`.
     pub suspects: monitor::Suspects,
+    /// What sandboxes can start from.
+    pub templates: Arc<dyn templates::Catalogue>,
+    /// Sandboxes that a task of this process brings up: `InHand::default()`.
+    pub in_hand: sandboxes::InHand,
     /// Blobs by digest.
     pub artifacts: ArtifactStore,
     /// Time, ids, randomness.
@@ -57,6 +71,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Warm slots to keep.
     pub pool: Vec<PoolTarget>,
+    /// Serve apps on plain HTTP instead of answering 308.
+    pub plain_http: bool,
     /// Template that a sandbox gets if it names none.
     pub default_template: String,
 }

@@ -1,0 +1,7 @@
+//! Reconcilers: idempotent functions from current state to actions.
+
+pub mod deployments;
+pub mod routes;
+pub mod leftovers;
+pub mod pool;
+pub mod sandboxes;
