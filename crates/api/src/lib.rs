@@ -10,8 +10,10 @@ pub mod error;
 pub mod extract;
 pub mod health;
 pub mod idempotency;
+pub mod metrics;
 pub mod request;
 pub mod scope;
+pub mod serve;
 pub mod state;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
