@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Control, Reconciler,
     driver::{self, Steps},
-    link, observe,
+    link, observe, reconcile,
 };
 
 /// How to run.
@@ -50,6 +50,10 @@ pub async fn run(control: Arc<Control>, options: Options, stop: CancellationToke
 
 /// Every reconciler of the platform.
 pub fn reconcilers(control: &Arc<Control>) -> Vec<Arc<dyn Reconciler>> {
-    let _ = control;
-    vec![]
+    vec![
+        Arc::new(reconcile::routes::Routes::new(control.clone())),
+        Arc::new(reconcile::sandboxes::Sandboxes(control.clone())),
+        Arc::new(reconcile::pool::Pool(control.clone())),
+        Arc::new(reconcile::leftovers::Leftovers::new(control.clone())),
+    ]
 }

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use miosa_types::{
-    DeploymentId, Digest, EdgeId, InstanceId,
+    Digest, EdgeId, InstanceId,
     link::{Down, Entry, Key, LEASE_S, Position, ReplicaState, Table, Up},
 };
 use tokio::{sync::watch, time::Instant};
@@ -54,6 +54,8 @@ struct State {
     links: BTreeMap<u64, Link>,
     next_link: u64,
     left: BTreeMap<InstanceId, Left>,
+    /// Sequence number with which each entry last changed or went.
+    changed: BTreeMap<Key, u64>,
     material: BTreeMap<Digest, Bytes>,
 }
 
@@ -84,6 +86,11 @@ pub enum Next {
     Nothing,
 }
 
+/// Not every leased edge has the newest state of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not every edge is there yet")]
+pub struct NotYet;
+
 /// One edge, for `miosa status`.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct EdgeStatus {
@@ -109,6 +116,7 @@ impl Edges {
             links: BTreeMap::new(),
             next_link: 0,
             left: BTreeMap::new(),
+            changed: BTreeMap::new(),
             material: BTreeMap::new(),
         };
         let inner = Inner {
@@ -133,6 +141,7 @@ impl Edges {
         }
         at.seq += 1;
         state.note_leavers(&next, at.seq);
+        state.note_changes(&upserts, &removes, at.seq);
         if !is_first {
             let frame = encode(&Down::Delta { seq: at.seq, upserts, removes });
             state.remember(at.seq, frame);
@@ -195,24 +204,20 @@ impl Edges {
         tokio::time::timeout(deadline, wait).await.is_ok()
     }
 
-    /// Whether every leased edge serves what the table now says about `app` and its hosts.
-    pub fn is_current(&self) -> bool {
-        let at = *self.inner.position.borrow();
-        self.is_applied(at)
+    /// The entry of that name as every leased edge has it; `Err` while that is not certain.
+    pub fn live(&self, key: &Key) -> Result<Option<Entry>, NotYet> {
+        let state = self.lock();
+        let table = state.table.as_ref().ok_or(NotYet)?;
+        let seq = state.changed.get(key).copied().unwrap_or(0);
+        if !state.is_applied(seq) || state.leased().any(|link| link.refused.contains_key(key)) {
+            return Err(NotYet);
+        }
+        Ok(table.0.get(key).cloned())
     }
 
     /// Whether an edge may still send requests to this replica, or waits for answers of it.
     pub fn holds(&self, instance: InstanceId) -> bool {
         self.lock().holds(instance)
-    }
-
-    /// Instances that the table lists as ready for an app.
-    pub fn routed(&self, app: DeploymentId) -> BTreeSet<InstanceId> {
-        let state = self.lock();
-        let entry = state.table.as_ref().and_then(|table| table.0.get(&Key::App(app)));
-        let Some(Entry::App(app)) = entry else { return BTreeSet::new() };
-        let is_ready = |replica: &&miosa_types::link::Replica| replica.state == ReplicaState::Ready;
-        app.replicas.iter().filter(is_ready).map(|replica| replica.instance).collect()
     }
 
     /// Offers certificate chains and keys as blobs, in place of those offered before.
@@ -385,6 +390,19 @@ impl State {
                 }
                 self.left.insert(instance, Left { seq, since: Instant::now() });
             }
+        }
+    }
+
+    fn note_changes(&mut self, upserts: &[Entry], removes: &[Key], seq: u64) {
+        let reached = self.leased().map(|link| link.applied).min().unwrap_or(0);
+        let table = self.table.as_ref();
+        let is_there = |key: &Key| table.is_some_and(|table| table.0.contains_key(key));
+        self.changed.retain(|key, changed| *changed > reached || is_there(key));
+        for key in upserts.iter().map(Entry::key).chain(removes.iter().cloned()) {
+            for link in self.links.values_mut() {
+                link.refused.remove(&key);
+            }
+            self.changed.insert(key, seq);
         }
     }
 

@@ -97,19 +97,22 @@ pub async fn alive(db: &mut AnyConnection) -> Result<Vec<Instance>, Error> {
     rows.iter().map(read).collect()
 }
 
-/// How many instances of a version ended without ever having been ready since `since`.
-pub async fn failed_starts(
+/// How many instances of a version that began since `since` ended without ever having been
+/// ready, after they were given at least `given_ms` milliseconds.
+pub async fn late_starts(
     db: &mut AnyConnection,
     version: VersionId,
     since: Timestamp,
+    given_ms: i64,
 ) -> Result<u32, Error> {
     const COUNT: &str = "
         select count(*) from instances
         where version_id = $1 and ready_at_ms is null and ended_at_ms is not null
-            and started_at_ms >= $2";
+            and started_at_ms >= $2 and ended_at_ms - started_at_ms >= $3";
     let count: i64 = sqlx::query_scalar(COUNT)
         .bind(version.to_string())
         .bind(since.as_millisecond())
+        .bind(given_ms)
         .fetch_one(db)
         .await?;
     row::number(TABLE, count)

@@ -1,0 +1,114 @@
+//! Turns observations of replicas into rows of runtime instances.
+//!
+//! Promises: [`changes`] is pure; a row is only ever written from what was observed; an instance
+//! that is not observed any more has ended, and its row says how.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use miosa_provider::{Exit, Observed, Owner, Phase};
+use miosa_store::{instances::Instance, versions::Version};
+use miosa_types::{InstanceId, VersionId, deployment::InstanceState};
+
+/// Ended instances that are kept for each deployment.
+pub const KEEP: u32 = 50;
+
+/// The rows to write: what changed since `known`, which holds every row that has not ended.
+pub fn changes(
+    known: &BTreeMap<InstanceId, Instance>,
+    versions: &BTreeMap<VersionId, Version>,
+    replicas: &[Observed],
+    is_suspect: impl Fn(InstanceId) -> bool,
+    now: Timestamp,
+) -> Vec<Instance> {
+    let mut rows = Vec::new();
+    let mut exits: BTreeMap<VersionId, &Exit> = BTreeMap::new();
+    let mut present = std::collections::BTreeSet::new();
+    for observed in replicas {
+        let Owner::Version(version) = observed.owner else { continue };
+        present.insert(observed.instance);
+        if let Some(exit) = &observed.last_exit {
+            exits.insert(version, exit);
+        }
+        let Some(version) = versions.get(&version) else { continue };
+        let row = row(observed, version, is_suspect(observed.instance), now);
+        let is_news = known.get(&row.id).is_none_or(|old| has_changed(old, &row));
+        if is_news {
+            rows.push(row);
+        }
+    }
+    for old in known.values().filter(|old| !present.contains(&old.id)) {
+        rows.push(ended(old, exits.get(&old.version).copied(), now));
+    }
+    rows
+}
+
+/// What an instance's state is called.
+pub const fn state(phase: &Phase, is_suspect: bool) -> InstanceState {
+    match phase {
+        Phase::Pending { .. } => InstanceState::Provisioning,
+        Phase::Running { .. } => InstanceState::Starting,
+        Phase::Ready { .. } if is_suspect => InstanceState::Unhealthy,
+        Phase::Ready { .. } => InstanceState::Healthy,
+        Phase::Draining { .. } => InstanceState::Stopped,
+        Phase::Lost | Phase::Exited { .. } => InstanceState::Error,
+    }
+}
+
+fn row(observed: &Observed, version: &Version, is_suspect: bool, now: Timestamp) -> Instance {
+    let addr = match observed.phase {
+        Phase::Running { addr } | Phase::Ready { addr } | Phase::Draining { addr } => Some(addr),
+        Phase::Pending { .. } | Phase::Lost | Phase::Exited { .. } => None,
+    };
+    let error = match &observed.phase {
+        Phase::Exited { code } => Some(exit_text(Some(*code), None)),
+        Phase::Lost => Some("It cannot be seen any more.".to_owned()),
+        _ => None,
+    };
+    Instance {
+        id: observed.instance,
+        tenant: version.tenant,
+        deployment: version.deployment,
+        version: version.id,
+        state: state(&observed.phase, is_suspect),
+        ip: addr.map(|addr| addr.ip().to_string()),
+        port: addr.map(|addr| addr.port()),
+        restarts: observed.restarts,
+        error,
+        started_at: observed.started_at,
+        ready_at: observed.ready_at,
+        last_seen_at: now,
+        ended_at: None,
+    }
+}
+
+fn has_changed(old: &Instance, new: &Instance) -> bool {
+    let of = |i: &Instance| (i.state, i.ip.clone(), i.port, i.restarts, i.ready_at);
+    of(old) != of(new)
+}
+
+/// A replica that was told to end is `destroyed`; one that vanished by itself is `error`.
+fn ended(old: &Instance, exit: Option<&Exit>, now: Timestamp) -> Instance {
+    let was_told = matches!(old.state, InstanceState::Stopped | InstanceState::Destroyed);
+    let exit = exit.filter(|exit| exit.at >= old.started_at);
+    let error = match (exit, &old.error) {
+        (Some(exit), _) if !was_told => Some(exit_text(exit.code, Some(&exit.log_tail))),
+        (_, error) => error.clone(),
+    };
+    let state = if was_told { InstanceState::Destroyed } else { InstanceState::Error };
+    Instance { state, error, ended_at: Some(now), ..old.clone() }
+}
+
+/// How an exit is told to the owner of the app.
+pub fn exit_text(code: Option<i32>, log_tail: Option<&str>) -> String {
+    let mut text = match code {
+        Some(code @ 129..=192) => format!("It was ended by signal {}.", code - 128),
+        Some(code) if code >= 0 => format!("It ended with exit code {code}."),
+        _ => "It ended.".to_owned(),
+    };
+    if let Some(tail) = log_tail.map(str::trim_end).filter(|tail| !tail.is_empty()) {
+        text.push_str(" Its last output:\n");
+        text.push_str(tail);
+    }
+    text
+}

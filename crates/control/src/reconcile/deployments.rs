@@ -1,0 +1,332 @@
+//! Makes every deployment served by the version that is wanted.
+//!
+//! `rollout::plan` decides; this gathers what it needs, does what it says, and writes down what
+//! was observed. Promises: while the provider's state is unknown it does nothing; a fault in one
+//! deployment keeps no other from its turn.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use miosa_provider::{Error as ProviderError, Key, Observed, Owner};
+use miosa_store::{
+    deployments::{self, Deployment},
+    instances::{self as rows, Instance},
+    versions::{self, Version},
+};
+use miosa_types::{
+    DeploymentId, InstanceId, VersionId,
+    deployment::VersionState,
+    host,
+    link::{self, Entry, ReplicaState, Target},
+};
+use tokio::sync::Notify;
+
+use crate::{
+    Control,
+    driver::{Reconciler, Report, StepError},
+    instances,
+    rollout::{self, Action, Desired, Seen},
+    routes,
+    workloads::{self, STOP_GRACE_S},
+};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Deployments {
+    control: Arc<Control>,
+    /// Rows of instances that had not ended, as last written; `None` before they were read.
+    known: Mutex<Option<BTreeMap<InstanceId, Instance>>>,
+}
+
+/// What one step looks at.
+struct World {
+    versions: BTreeMap<VersionId, Version>,
+    replicas: Vec<Observed>,
+}
+
+/// One deployment in its turn.
+struct Turn<'a> {
+    deployment: &'a Deployment,
+    desired: Desired,
+    seen: &'a [Seen],
+    world: &'a World,
+}
+
+impl Deployments {
+    /// Deployments of this installation.
+    pub fn new(control: Arc<Control>) -> Self {
+        Self { control, known: Mutex::new(None) }
+    }
+
+    async fn observe_instances(&self, world: &World) -> Result<(), miosa_store::Error> {
+        let mut db = self.control.store.conn().await?;
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut known = match known {
+            Some(known) => known,
+            None => rows::alive(&mut db).await?.into_iter().map(|row| (row.id, row)).collect(),
+        };
+        let suspects = self.control.suspects.all();
+        let is_suspect = |instance| suspects.contains(&instance);
+        let now = self.control.env.now();
+        let changes =
+            instances::changes(&known, &world.versions, &world.replicas, is_suspect, now);
+        for row in changes {
+            rows::observe(&mut db, &row).await?;
+            if row.ended_at.is_some() {
+                known.remove(&row.id);
+                rows::prune(&mut db, row.deployment, instances::KEEP).await?;
+            } else {
+                known.insert(row.id, row);
+            }
+        }
+        // After a fault the map is gone and is read again.
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        Ok(())
+    }
+
+    /// Replicas that no deployment can want: of failed, archived or deleted versions.
+    async fn remove_orphans(&self, world: &World, all: &[Deployment]) -> Result<usize, StepError> {
+        let wanted: std::collections::BTreeSet<_> = all.iter().map(|d| d.id).collect();
+        let mut keys = std::collections::BTreeSet::new();
+        for observed in &world.replicas {
+            let Owner::Version(version) = observed.owner else { continue };
+            let row = world.versions.get(&version);
+            let is_wanted = row.is_some_and(|v| {
+                v.state == VersionState::Ready && wanted.contains(&v.deployment)
+            });
+            if !is_wanted {
+                keys.insert((version, observed.key));
+            }
+        }
+        for (version, key) in &keys {
+            self.delete_workload(*version, *key).await?;
+        }
+        Ok(keys.len())
+    }
+
+    async fn delete_workload(&self, version: VersionId, key: Key) -> Result<(), StepError> {
+        let mut db = self.control.store.conn().await?;
+        versions::raise_revision(&mut db, version, key.revision).await?;
+        drop(db);
+        Ok(self.control.provider.delete(key, STOP_GRACE_S).await?)
+    }
+
+    async fn turn(&self, turn: &Turn<'_>) -> Result<usize, StepError> {
+        self.record_serving(turn).await?;
+        let now = self.control.env.now();
+        let actions = rollout::plan(&turn.desired, turn.seen, now);
+        for action in &actions {
+            tracing::debug!(deployment = %turn.deployment.id, ?action, "acts");
+            self.act(turn, *action).await?;
+        }
+        Ok(actions.len())
+    }
+
+    async fn act(&self, turn: &Turn<'_>, action: Action) -> Result<(), StepError> {
+        let provider = &self.control.provider;
+        match action {
+            Action::Apply { version, replicas } => {
+                let row = turn.version(version)?;
+                match provider.apply(&workloads::spec(row, turn.deployment, replicas)?).await {
+                    Err(ProviderError::Invalid { reason }) => {
+                        self.give_up(turn, version, &reason).await
+                    }
+                    Err(error @ ProviderError::Conflict { .. }) => {
+                        // It was deleted at this revision before; the next try is newer.
+                        let mut db = self.control.store.conn().await?;
+                        versions::raise_revision(&mut db, version, row.revision).await?;
+                        Err(error.into())
+                    }
+                    outcome => Ok(outcome?),
+                }
+            }
+            Action::Scale { version, replicas } => {
+                let Some(key) = turn.key(version) else { return Ok(()) };
+                let replicas = u32::try_from(replicas).unwrap_or(u32::MAX);
+                Ok(provider.scale(key, replicas).await?)
+            }
+            Action::Replace { instance, when } => {
+                let found = turn.world.replicas.iter().find(|o| o.instance == instance);
+                let Some(observed) = found else { return Ok(()) };
+                Ok(provider.replace(observed.key, instance, when).await?)
+            }
+            Action::Delete { version } => {
+                let Some(key) = turn.key(version) else { return Ok(()) };
+                self.delete_workload(version, key).await
+            }
+            Action::GiveUp { version } => {
+                let reason = turn.reason(version);
+                self.give_up(turn, version, &reason).await
+            }
+            Action::Fail { version } => {
+                let reason = turn.reason(version);
+                let mut db = self.control.store.conn().await?;
+                deployments::observe(&mut db, turn.deployment.id, None, Some(&reason)).await?;
+                tracing::warn!(deployment = %turn.deployment.id, "does not come up any more");
+                self.control.wakes.routes.notify_one();
+                Ok(())
+            }
+        }
+    }
+
+    /// The intent returns to the version that serves; the version is marked failed.
+    async fn give_up(
+        &self,
+        turn: &Turn<'_>,
+        version: VersionId,
+        reason: &str,
+    ) -> Result<(), StepError> {
+        let now = self.control.env.now();
+        let mut tx = self.control.store.begin().await?;
+        versions::set_failed(&mut tx, version, reason, now).await?;
+        let mut deployment = turn.deployment.clone();
+        deployment.active_version = deployment.serving_version;
+        deployment.failure = Some(reason.to_owned());
+        deployments::update(&mut tx, &deployment, now).await?;
+        tx.commit().await?;
+        tracing::warn!(deployment = %deployment.id, %version, "gave up on a version");
+        self.control.wakes.routes.notify_one();
+        self.control.wakes.deployments.notify_one();
+        Ok(())
+    }
+
+    /// Notes the version that every leased edge serves.
+    async fn record_serving(&self, turn: &Turn<'_>) -> Result<(), StepError> {
+        let deployment = turn.deployment;
+        let Some(serving) = self.live_version(turn) else { return Ok(()) };
+        let has_recovered = serving.is_some() && deployment.serving_version.is_none();
+        if serving == deployment.serving_version {
+            return Ok(());
+        }
+        let has_switched = serving.is_some() && serving == deployment.active_version;
+        let failure = deployment.failure.as_deref().filter(|_| !has_recovered && !has_switched);
+        let mut db = self.control.store.conn().await?;
+        deployments::observe(&mut db, deployment.id, serving, failure).await?;
+        tracing::info!(deployment = %deployment.id, ?serving, "every edge serves it");
+        self.control.wakes.deployments.notify_one();
+        self.control.wakes.routes.notify_one();
+        Ok(())
+    }
+
+    /// `Some(None)`: nothing is served, by intent. `None`: not certain, or nothing ready now.
+    fn live_version(&self, turn: &Turn<'_>) -> Option<Option<VersionId>> {
+        let deployment = turn.deployment;
+        let edges = &self.control.edges;
+        let host = host::app(&deployment.slug, &deployment.deployment_domain);
+        if deployment.deleted_at.is_some() {
+            // The slug may belong to another by now; the app's entry goes with its replicas.
+            let app = edges.live(&link::Key::App(deployment.id)).ok()?;
+            return app.is_none().then_some(None);
+        }
+        let route = edges.live(&link::Key::Route(host)).ok()?;
+        let Some(Entry::Route(route)) = route else { return None };
+        if let Target::Static { version, .. } = route.target {
+            return Some(Some(version));
+        }
+        let Some(Entry::App(app)) = edges.live(&link::Key::App(deployment.id)).ok()? else {
+            return None;
+        };
+        if deployment.is_stopped && app.replicas.is_empty() {
+            return Some(None);
+        }
+        let ready = app.replicas.iter().find(|replica| replica.state == ReplicaState::Ready)?;
+        let seen = turn.seen.iter().find(|seen| seen.instance == ready.instance)?;
+        Some(Some(seen.version))
+    }
+
+    async fn late_starts(
+        &self,
+        deployment: &Deployment,
+        versions: &BTreeMap<VersionId, Version>,
+    ) -> Result<u32, miosa_store::Error> {
+        let wanted = deployment.active_version.and_then(|id| versions.get(&id));
+        let Some(wanted) = wanted.filter(|v| Some(v.id) != deployment.serving_version) else {
+            return Ok(0);
+        };
+        let since = wanted.promoted_at.unwrap_or(wanted.created_at);
+        let mut db = self.control.store.conn().await?;
+        let given_ms = rollout::START_DEADLINE.as_millis().try_into().unwrap_or(i64::MAX);
+        rows::late_starts(&mut db, wanted.id, since, given_ms).await
+    }
+}
+
+impl Turn<'_> {
+    fn version(&self, id: VersionId) -> Result<&Version, StepError> {
+        self.world.versions.get(&id).ok_or_else(|| format!("{id:?} is not there").into())
+    }
+
+    /// The workload of a version as it runs.
+    fn key(&self, version: VersionId) -> Option<Key> {
+        let of = |o: &&Observed| o.owner == Owner::Version(version);
+        self.world.replicas.iter().filter(of).map(|o| o.key).max()
+    }
+
+    /// Why a version does not come up, for the owner of the app.
+    fn reason(&self, version: VersionId) -> String {
+        let of = |o: &&Observed| o.owner == Owner::Version(version);
+        let exits = self.world.replicas.iter().filter(of).filter_map(|o| o.last_exit.as_ref());
+        let port = self.world.versions.get(&version).and_then(workloads::port);
+        let what = match port {
+            Some(port) => format!("The app did not become ready on port {port}."),
+            None => "The app did not become ready.".to_owned(),
+        };
+        match exits.max_by_key(|exit| exit.at) {
+            Some(exit) => {
+                format!("{what} {}", instances::exit_text(exit.code, Some(&exit.log_tail)))
+            }
+            None => what,
+        }
+    }
+}
+
+#[async_trait]
+impl Reconciler for Deployments {
+    fn name(&self) -> &'static str {
+        "deployments"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+
+    fn wake(&self) -> Arc<Notify> {
+        self.control.wakes.deployments.clone()
+    }
+
+    async fn step(&self) -> Result<Report, StepError> {
+        // Observed before read: a replica is never newer than the row it belongs to.
+        let Some(replicas) = self.control.observed.replicas() else {
+            return Ok(Report::default());
+        };
+        let mut db = self.control.store.conn().await?;
+        let all = deployments::all(&mut db).await?;
+        let versions = versions::all(&mut db, VersionState::Ready).await?;
+        drop(db);
+        let versions = versions.into_iter().map(|version| (version.id, version)).collect();
+        let world = World { versions, replicas };
+        self.observe_instances(&world).await?;
+        let suspects = self.control.suspects.all();
+        let is_held = |instance| self.control.edges.holds(instance);
+        let seen: BTreeMap<DeploymentId, Vec<Seen>> =
+            routes::seen_by_deployment(&world.versions, &world.replicas, &suspects, is_held);
+        let mut report = Report { looked_at: all.len(), ..Report::default() };
+        report.acted += self.remove_orphans(&world, &all).await?;
+        for deployment in &all {
+            let seen = seen.get(&deployment.id).map_or(&[][..], Vec::as_slice);
+            let late = self.late_starts(deployment, &world.versions).await?;
+            let desired = routes::desired(deployment, &world.versions, late);
+            match self.turn(&Turn { deployment, desired, seen, world: &world }).await {
+                Ok(acted) => report.acted += acted,
+                Err(error) => {
+                    report.failed += 1;
+                    tracing::warn!(deployment = %deployment.id, %error, "could not act");
+                }
+            }
+        }
+        Ok(report)
+    }
+}

@@ -1,0 +1,235 @@
+//! What edges shall serve: the link's table, computed from rows and observations.
+//!
+//! Promises: [`table`] is pure, so the same facts make the same table and an unchanged platform
+//! makes no delta; an address enters it only from a replica that was observed; a sandbox can only
+//! become a `Preview`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use miosa_provider::{Observed, Owner, Phase};
+use miosa_store::{
+    deployments::Deployment, sandboxes::Sandbox, tenants::Tenant, versions::Version,
+};
+use miosa_types::{
+    DeploymentId, InstanceId, SandboxId, VersionId,
+    deployment::{VersionKind, VersionState},
+    host,
+    link::{self, Availability, Entry, Replica, ReplicaState, Route, Table, Target},
+};
+
+use crate::rollout::{self, Desired, Seen, Serving, Wanted};
+
+/// Everything that the table is made from.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// Installation-wide facts.
+    pub settings: link::Settings,
+    /// All tenants.
+    pub tenants: &'a [Tenant],
+    /// All deployments.
+    pub deployments: &'a [Deployment],
+    /// Versions that are ready or building.
+    pub versions: &'a BTreeMap<VersionId, Version>,
+    /// Sandboxes that are wanted.
+    pub sandboxes: &'a [Sandbox],
+    /// What was last observed.
+    pub replicas: &'a [Observed],
+    /// Replicas that do not answer the monitor.
+    pub suspects: &'a BTreeSet<InstanceId>,
+    /// Certificates that edges shall use.
+    pub certificates: Vec<link::Certificate>,
+}
+
+/// Replicas of every deployment, by deployment. What a version of no known deployment runs is
+/// left out: nobody may route to it.
+pub fn seen_by_deployment(
+    versions: &BTreeMap<VersionId, Version>,
+    replicas: &[Observed],
+    suspects: &BTreeSet<InstanceId>,
+    is_held: impl Fn(InstanceId) -> bool,
+) -> BTreeMap<DeploymentId, Vec<Seen>> {
+    let mut all: BTreeMap<DeploymentId, Vec<Seen>> = BTreeMap::new();
+    for observed in replicas {
+        let Owner::Version(version) = observed.owner else { continue };
+        let Some(row) = versions.get(&version) else { continue };
+        all.entry(row.deployment).or_default().push(Seen {
+            instance: observed.instance,
+            version,
+            phase: observed.phase.clone(),
+            started_at: observed.started_at,
+            exits_in_a_row: observed.exits_in_a_row,
+            is_held: is_held(observed.instance),
+            is_suspect: suspects.contains(&observed.instance),
+        });
+    }
+    all
+}
+
+/// What is wanted of a deployment.
+pub fn desired(
+    deployment: &Deployment,
+    versions: &BTreeMap<VersionId, Version>,
+    late_starts: u32,
+) -> Desired {
+    let of = |id: Option<VersionId>| versions.get(&id?).filter(|v| v.state == VersionState::Ready);
+    let is_static = |v: &Version| v.kind == Some(VersionKind::Static);
+    let is_off = deployment.is_stopped || deployment.deleted_at.is_some();
+    let wanted = of(deployment.active_version).filter(|_| !is_off).map(|version| Wanted {
+        version: version.id,
+        replicas: if is_static(version) { 0 } else { deployment.replicas.max(1) as usize },
+        late_starts,
+    });
+    let serving = of(deployment.serving_version)
+        .map(|version| Serving { version: version.id, is_static: is_static(version) });
+    Desired { wanted, serving }
+}
+
+/// Computes the table.
+pub fn table(facts: &Facts<'_>) -> Table {
+    let mut entries = vec![Entry::Settings(facts.settings.clone())];
+    for tenant in facts.tenants {
+        if let Some(branding) = &tenant.branding {
+            let branding = branding.clone();
+            entries.push(Entry::Brand(link::Brand { tenant: tenant.id, branding }));
+        }
+    }
+    let seen = seen_by_deployment(facts.versions, facts.replicas, facts.suspects, |_| false);
+    let building: BTreeSet<_> = facts
+        .versions
+        .values()
+        .filter(|version| version.state == VersionState::Building)
+        .map(|version| version.deployment)
+        .collect();
+    let mut by_deployment: BTreeMap<DeploymentId, Vec<&Version>> = BTreeMap::new();
+    for version in facts.versions.values() {
+        by_deployment.entry(version.deployment).or_default().push(version);
+    }
+    for deployment in facts.deployments {
+        let seen = seen.get(&deployment.id).map_or(&[][..], Vec::as_slice);
+        let app = AppFacts { deployment, seen, is_building: building.contains(&deployment.id) };
+        let versions = by_deployment.get(&deployment.id).map_or(&[][..], Vec::as_slice);
+        app_entries(&app, facts.versions, &mut entries);
+        version_routes(deployment, versions, &mut entries);
+    }
+    sandbox_entries(facts, &mut entries);
+    entries.extend(facts.certificates.iter().cloned().map(Entry::Certificate));
+    Table::from_entries(entries)
+}
+
+struct AppFacts<'a> {
+    deployment: &'a Deployment,
+    seen: &'a [Seen],
+    is_building: bool,
+}
+
+fn app_entries(
+    app: &AppFacts<'_>,
+    versions: &BTreeMap<VersionId, Version>,
+    entries: &mut Vec<Entry>,
+) {
+    let AppFacts { deployment, seen, .. } = app;
+    let desired = desired(deployment, versions, 0);
+    let routed = rollout::route(&desired, seen);
+    let files = routed.and_then(|id| static_target(versions.get(&id)?));
+    if deployment.deleted_at.is_none() {
+        let target = files.clone().unwrap_or(Target::App { app: deployment.id });
+        entries.push(Entry::Route(Route {
+            host: host::app(&deployment.slug, &deployment.deployment_domain),
+            tenant: deployment.tenant,
+            target,
+        }));
+    }
+    if files.is_some() && seen.is_empty() {
+        return;
+    }
+    if deployment.deleted_at.is_some() && seen.is_empty() {
+        return;
+    }
+    let targets: BTreeSet<_> = routed
+        .filter(|_| files.is_none())
+        .map(|version| rollout::targets(version, seen))
+        .unwrap_or_default()
+        .into_iter()
+        .map(|seen| seen.instance)
+        .collect();
+    let replicas = seen.iter().filter_map(|seen| replica(seen, &targets)).collect();
+    entries.push(Entry::App(link::App {
+        app: deployment.id,
+        tenant: deployment.tenant,
+        availability: availability(app, &desired, !targets.is_empty()),
+        hold_s: deployment.hold_s,
+        replicas,
+    }));
+}
+
+/// Whatever still listens and is not a target drains.
+fn replica(seen: &Seen, targets: &BTreeSet<InstanceId>) -> Option<Replica> {
+    let (addr, state) = match seen.phase {
+        Phase::Ready { addr } if targets.contains(&seen.instance) => (addr, ReplicaState::Ready),
+        Phase::Ready { addr } | Phase::Draining { addr } => (addr, ReplicaState::Draining),
+        _ => return None,
+    };
+    Some(Replica { instance: seen.instance, addr, state })
+}
+
+fn availability(app: &AppFacts<'_>, desired: &Desired, is_ready: bool) -> Availability {
+    let AppFacts { deployment, seen, is_building } = app;
+    if is_ready {
+        return Availability::Ready;
+    }
+    let Some(wanted) = desired.wanted else {
+        let is_off = deployment.is_stopped || deployment.deleted_at.is_some();
+        return match (is_off, is_building, &deployment.failure) {
+            (false, true, _) => Availability::Starting { since: deployment.updated_at },
+            (false, false, Some(_)) => Availability::Failed,
+            _ => Availability::Stopped,
+        };
+    };
+    if deployment.failure.is_some() && deployment.serving_version.is_none() && !is_building {
+        return Availability::Failed;
+    }
+    // The time must not move while nothing changes, or each step would make a delta.
+    let since = seen.iter().filter(|s| s.version == wanted.version).map(|s| s.started_at).min();
+    Availability::Starting { since: since.unwrap_or(deployment.updated_at) }
+}
+
+fn static_target(version: &Version) -> Option<Target> {
+    let artifact = version.artifact.filter(|_| version.kind == Some(VersionKind::Static))?;
+    Some(Target::Static { version: version.id, manifest: artifact.digest })
+}
+
+fn version_routes(deployment: &Deployment, versions: &[&Version], entries: &mut Vec<Entry>) {
+    if deployment.deleted_at.is_some() || deployment.is_stopped {
+        return;
+    }
+    for version in versions {
+        let Some(target) = static_target(version) else { continue };
+        entries.push(Entry::Route(Route {
+            host: host::version(version.number, &deployment.slug, &deployment.deployment_domain),
+            tenant: deployment.tenant,
+            target,
+        }));
+    }
+}
+
+fn sandbox_entries(facts: &Facts<'_>, entries: &mut Vec<Entry>) {
+    let mut addresses: BTreeMap<SandboxId, std::net::IpAddr> = BTreeMap::new();
+    for observed in facts.replicas {
+        let Owner::Sandbox(sandbox) = observed.owner else { continue };
+        if let Phase::Running { addr } | Phase::Ready { addr } = observed.phase {
+            addresses.insert(sandbox, addr.ip());
+        }
+    }
+    for sandbox in facts.sandboxes {
+        entries.push(Entry::Route(Route {
+            host: host::sandbox(&sandbox.slug, &sandbox.preview_domain),
+            tenant: sandbox.tenant,
+            target: Target::Preview { sandbox: sandbox.id },
+        }));
+        entries.push(Entry::Sandbox(link::Sandbox {
+            sandbox: sandbox.id,
+            tenant: sandbox.tenant,
+            addr: addresses.get(&sandbox.id).copied(),
+        }));
+    }
+}
