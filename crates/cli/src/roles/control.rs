@@ -52,7 +52,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     admin.set_nonblocking(true)?;
 
     make_run_dir(&settings.run_dir())?;
-    let platform = open(settings, &stop).await?;
+    let platform = open(settings).await?;
     let steps = Steps::default();
     let options = assembly::Options {
         link: link::Socket {
@@ -88,7 +88,7 @@ struct Platform {
     provider: Arc<OciProvider>,
 }
 
-async fn open(settings: &Settings, stop: &CancellationToken) -> anyhow::Result<Platform> {
+async fn open(settings: &Settings) -> anyhow::Result<Platform> {
     let env = Env::system();
     let store = Store::open_sqlite(&settings.database()).await.context("the database")?;
     let domains = settings.domains();
@@ -104,21 +104,25 @@ async fn open(settings: &Settings, stop: &CancellationToken) -> anyhow::Result<P
         provider: provider.clone(),
         guest: Arc::new(miosa_net::guest::HttpGuest::new()),
         probe: Arc::new(miosa_net::probe::HttpProbe::new()),
-        templates: Arc::new(catalogue::Installed::new(templates)),
+        templates: Arc::new(catalogue::Installed::new(
+            templates,
+            settings.file.sandbox.default_template.clone(),
+        )),
         edges: Edges::new(epoch),
         suspects: Suspects::default(),
+        in_hand: miosa_control::sandboxes::InHand::default(),
         artifacts,
         env,
         config: miosa_control::Config {
             domains,
             data_dir: settings.data_dir.clone(),
             pool: settings.pool(),
+            plain_http: settings.file.edge.plain_http,
             default_template: settings.file.sandbox.default_template.clone(),
         },
         observed: miosa_control::Observations::default(),
         wakes: miosa_control::Wakes::default(),
     };
-    let _ = stop;
     Ok(Platform { control: Arc::new(control), provider })
 }
 
