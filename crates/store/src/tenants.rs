@@ -109,6 +109,19 @@ pub async fn update(db: &mut AnyConnection, tenant: &Tenant, now: Timestamp) -> 
     Ok(())
 }
 
+/// What a tenant has now: sandboxes, deployments, workspaces, projects.
+pub async fn usage(db: &mut AnyConnection, tenant: TenantId) -> Result<[i64; 4], Error> {
+    const COUNT: &str = "
+        select (select count(*) from sandboxes where tenant_id = $1 and desired = 'running')
+                   as sandboxes,
+               (select count(*) from deployments where tenant_id = $1 and deleted_at_ms is null)
+                   as deployments,
+               (select count(*) from workspaces where tenant_id = $1) as workspaces,
+               (select count(*) from projects where tenant_id = $1) as projects";
+    let row = sqlx::query(COUNT).bind(tenant.to_string()).fetch_one(db).await?;
+    Ok([row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?])
+}
+
 fn read(row: &AnyRow) -> Result<Tenant, Error> {
     let slug: String = row.try_get("slug")?;
     let branding: Option<String> = row.try_get("branding")?;

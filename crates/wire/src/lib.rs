@@ -4,5 +4,12 @@
 //! requests ignore unknown fields, because newer SDKs send more.
 
 pub mod envelope;
+pub mod keys;
+pub mod tenants;
+pub mod workspaces;
+pub mod files;
+pub mod previews;
+pub mod sandboxes;
+pub mod templates;
 
 pub use envelope::Data;

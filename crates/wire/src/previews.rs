@@ -1,0 +1,77 @@
+//! Previews (contract: `miosa-api` 2.3).
+
+use miosa_types::{PreviewId, SandboxId, TenantId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// `POST …/expose`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Expose {
+    /// Port; the template's if not given.
+    pub port: Option<u16>,
+}
+
+/// Answer to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Exposed {
+    /// The URL.
+    pub url: String,
+    /// The port.
+    pub port: u16,
+    /// Always `temporary_preview`.
+    pub url_class: &'static str,
+    /// Always false: it dies with the sandbox.
+    pub stable_for_embedding: bool,
+    /// Always `create_alias_or_publish`.
+    pub recommended_next_action: &'static str,
+}
+
+/// `POST …/previews`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Create {
+    /// Port inside.
+    pub port: u16,
+    /// Display name; alias `label`.
+    pub name: Option<String>,
+    /// See `name`.
+    pub label: Option<String>,
+    /// `public`.
+    pub visibility: Option<String>,
+    /// The tenant's own data.
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
+}
+
+/// A preview as the API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Preview {
+    /// Its id.
+    pub id: PreviewId,
+    /// Of which sandbox.
+    pub sandbox_id: SandboxId,
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// Display name.
+    pub name: Option<String>,
+    /// Port inside.
+    pub port: u16,
+    /// `public`.
+    pub visibility: &'static str,
+    /// `active`.
+    pub state: &'static str,
+    /// The URL.
+    pub url: String,
+    /// The tenant's own data.
+    pub metadata: Map<String, Value>,
+    /// The tenant's own id, of the sandbox.
+    pub external_workspace_id: Option<String>,
+    /// The tenant's own id, of the sandbox.
+    pub external_project_id: Option<String>,
+    /// The tenant's own id, of the sandbox.
+    pub external_user_id: Option<String>,
+    /// When it was made.
+    pub created_at: String,
+    /// When it was changed last.
+    pub updated_at: String,
+}

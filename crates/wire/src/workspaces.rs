@@ -1,0 +1,129 @@
+//! Workspaces and projects (contract: `miosa-api` 2.6).
+
+use jiff::Timestamp;
+use miosa_types::{ProjectId, TenantId, WorkspaceId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// `POST /workspaces`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct NewWorkspace {
+    /// Display name.
+    pub name: String,
+    /// Permanent; made from the name if not given.
+    pub slug: Option<String>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Free data.
+    pub metadata: Option<Map<String, Value>>,
+    /// The tenant's own name; a workspace that has it already is the answer.
+    pub external_workspace_id: Option<String>,
+    /// Whether another workspace may have the same name.
+    #[serde(default)]
+    pub allow_duplicate_name: bool,
+}
+
+/// Answer of `POST /workspaces`.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkspaceCreated {
+    /// The workspace.
+    pub data: Workspace,
+    /// Whether it was there already.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reused: bool,
+}
+
+/// A workspace.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Workspace {
+    /// Its id.
+    pub id: WorkspaceId,
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// Display name.
+    pub name: String,
+    /// Permanent.
+    pub slug: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// The tenant's own name.
+    pub external_workspace_id: Option<String>,
+    /// Free data.
+    pub metadata: Map<String, Value>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was changed last.
+    pub updated_at: Timestamp,
+}
+
+/// `PATCH /workspaces/{id}` and `PATCH /projects/{id}`: what is not given stays.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Change {
+    /// Display name.
+    pub name: Option<String>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Free data; replaces the old.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// `POST /projects`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct NewProject {
+    /// Display name.
+    pub name: String,
+    /// Permanent; made from the name if not given.
+    pub slug: Option<String>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Free data.
+    pub metadata: Option<Map<String, Value>>,
+    /// The tenant's own name.
+    pub external_project_id: Option<String>,
+    /// Its workspace, by id.
+    pub workspace_id: Option<String>,
+    /// Its workspace, by slug.
+    pub workspace_slug: Option<String>,
+    /// Its workspace, by name.
+    pub workspace_name: Option<String>,
+    /// Its workspace, by the tenant's own name.
+    pub external_workspace_id: Option<String>,
+}
+
+/// A project.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Project {
+    /// Its id.
+    pub id: ProjectId,
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// Where it is.
+    pub workspace_id: WorkspaceId,
+    /// The tenant's own name for the workspace.
+    pub external_workspace_id: Option<String>,
+    /// The tenant's own name.
+    pub external_project_id: Option<String>,
+    /// Display name.
+    pub name: String,
+    /// Permanent.
+    pub slug: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Free data.
+    pub metadata: Map<String, Value>,
+    /// Always empty.
+    pub settings: Map<String, Value>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was changed last.
+    pub updated_at: Timestamp,
+}
+
+/// `GET /projects`.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProjectList {
+    /// The projects.
+    pub data: Vec<Project>,
+    /// How many.
+    pub total: usize,
+}
