@@ -6,11 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use miosa_provider::board::Board;
+use miosa_provider::{Error, board::Board};
 use miosa_types::{Digest, Env};
 use tokio::sync::Semaphore;
 
 use crate::{
+    converge::unavailable,
     files,
     layers::Layers,
     names::Names,
@@ -19,7 +20,7 @@ use crate::{
     spec,
     state::State,
     storage::Storage,
-    template::Templates,
+    template::{self, Template, Templates},
     userns::UsernsPool,
 };
 
@@ -55,6 +56,18 @@ pub struct Host {
     pub limits: spec::Host,
     /// Files that instances share.
     pub shared: Shared,
+}
+
+impl Host {
+    /// The template of that name. An unknown one is the caller's fault.
+    pub async fn resolve(self: &Arc<Self>, name: String) -> Result<Template, Error> {
+        let host = Arc::clone(self);
+        let found = tokio::task::spawn_blocking(move || host.templates.resolve(&name)).await;
+        found.map_err(unavailable)?.map_err(|error| match error {
+            template::Error::NotFound { .. } => Error::Invalid { reason: error.to_string() },
+            other => unavailable(other),
+        })
+    }
 }
 
 /// Files on the host that every instance mounts.

@@ -75,7 +75,6 @@ impl Board {
         Box::pin(stream::once(std::future::ready(snapshot)).chain(changes))
     }
 
-
     fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Observed>> {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,6 +7,7 @@
 pub mod board;
 pub mod conformance;
 pub mod fake;
+pub mod plan;
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, pin::Pin};
 

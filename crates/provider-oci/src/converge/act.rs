@@ -3,14 +3,16 @@
 use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use miosa_provider::Exit;
+use miosa_provider::{
+    Exit,
+    plan::{Action, STABLE, Stage, pause, plan},
+};
 use miosa_types::{InstanceId, guest::Endpoint};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     Actor, Happened, Replica,
-    plan::{Action, STABLE, Stage, pause, plan},
     start::{self, Order, Started},
 };
 use crate::{files, readiness, state::InstanceRecord};

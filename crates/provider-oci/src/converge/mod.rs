@@ -2,10 +2,9 @@
 //! anything of them.
 //!
 //! Promises: idle, it only waits (for a request, an exit, the end of a pause); what it decides is
-//! [`plan`]'s; a request is kept on disk before it is answered; nothing here blocks the runtime.
+//! [`miosa_provider::plan`]'s; a request is kept on disk before it is answered; nothing here blocks the runtime.
 
 mod act;
-pub mod plan;
 pub mod start;
 
 use std::{
@@ -16,7 +15,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use miosa_provider::{Error, Key, Observed, Owner, Phase, When, WorkloadSpec};
+use miosa_provider::{
+    Error, Key, Observed, Owner, Phase, When, WorkloadSpec,
+    plan::{Desired, Seen, Stage},
+};
 use miosa_types::{InstanceId, Size, WorkloadId, guest::Endpoint};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -30,7 +32,6 @@ use crate::{
     state::{InstanceRecord, WorkloadRecord},
     template::Template,
 };
-use plan::{Desired, Seen, Stage};
 
 /// Requests that wait for one workload.
 const MAILBOX: usize = 64;
@@ -304,7 +305,7 @@ impl Actor {
             if old != size {
                 let group = host.names.instance_cgroup(instance);
                 host.runtime.cgroups().lower(&group, &Limits::of(size))?;
-                host.storage.set_limit(&instance.simple(), size.disk_mib).map_err(io::Error::other)?;
+                host.storage.set_limit(&instance.simple(), size.disk_mib.into()).map_err(io::Error::other)?;
             }
             host.state.save_workload(&kept)
         };

@@ -5,7 +5,7 @@ use std::{
     io,
     os::{
         fd::{AsRawFd as _, OwnedFd},
-        unix::fs::PermissionsExt as _,
+        unix::fs::PermissionsExt,
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -116,7 +116,7 @@ fn launch(
     let bundle = host::bundle(&host.names, &id);
     let target = bundle.join("rootfs");
     fs_err::create_dir_all(&target)?;
-    let volume = host.storage.create(&id, order.size.disk_mib).map_err(io::Error::other)?;
+    let volume = host.storage.create(&id, order.size.disk_mib.into()).map_err(io::Error::other)?;
     write_etc(&volume.upper, &order.spec.hostname, &record, host)?;
     let output = files::create_append(&host.state.log(record.instance))?;
     let exit = files::create_append(&host.state.exit(record.instance))?;

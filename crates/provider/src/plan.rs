@@ -1,4 +1,5 @@
-//! What to do about one workload's replicas. Pure: no I/O, no clock.
+//! What to do about one workload's replicas, for providers that keep the count themselves. Pure:
+//! no I/O, no clock.
 //!
 //! Rules: the number of replicas of the wanted revision is kept; what leaves for a new one stays
 //! until that is ready, unless it must go first; what exits is removed and a new replica made, if
@@ -7,8 +8,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use miosa_provider::When;
 use miosa_types::InstanceId;
+
+use crate::When;
 
 /// Ready for that long ends a row of exits.
 pub const STABLE: Duration = Duration::from_mins(1);
@@ -238,9 +240,7 @@ mod tests {
             (once, "x", vec![]),
             (once, "xo", vec![Remove(id(0)), Create]),
             (once, "ro", vec![Kill(id(0))]),
-            (delete, "w s u r d x", vec![
-                Remove(id(0)), Drain(id(2)), Drain(id(3)), Remove(id(5)),
-            ]),
+            (delete, "w s u r d x", vec![Remove(id(0)), Drain(id(2)), Drain(id(3)), Remove(id(5))]),
             (delete, "", vec![Forget]),
         ] {
             assert_eq!(plan(&desired, &state(text), now()).0, expected, "in state `{text}`");
@@ -269,7 +269,12 @@ mod tests {
                     Action::Create => {
                         let stage = Stage::Waiting { until: now() };
                         let instance = id(1000 + round * 50 + n);
-                        seen.push(Seen { instance, revision: desired.revision, stage, leave: None });
+                        seen.push(Seen {
+                            instance,
+                            revision: desired.revision,
+                            stage,
+                            leave: None,
+                        });
                         continue;
                     }
                     Action::Remove(gone) => {
@@ -281,12 +286,18 @@ mod tests {
                     Action::Forget => unreachable!(),
                 };
                 let (Action::Start(which) | Action::Drain(which) | Action::Kill(which)) = action
-                else { continue };
-                seen.iter_mut().filter(|one| one.instance == *which).for_each(|one| one.stage = stage);
+                else {
+                    continue;
+                };
+                seen.iter_mut()
+                    .filter(|one| one.instance == *which)
+                    .for_each(|one| one.stage = stage);
             }
             for one in &mut seen {
                 one.stage = match one.stage {
-                    Stage::Draining if !actions.contains(&Action::Drain(one.instance)) => Stage::Exited,
+                    Stage::Draining if !actions.contains(&Action::Drain(one.instance)) => {
+                        Stage::Exited
+                    }
                     Stage::Starting => Stage::Running,
                     Stage::Running => Stage::Ready,
                     stage => stage,
