@@ -80,9 +80,8 @@ pub fn unmount(target: &Path) -> io::Result<()> {
 /// The mount points under `folder`, deepest first: the order to unmount them in.
 pub fn mounts_under(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let table = fs_err::read_to_string("/proc/self/mountinfo")?;
-    let mut found: Vec<PathBuf> = mount_points(&table)
-        .filter(|point| point.starts_with(folder) && point != folder)
-        .collect();
+    let mut found: Vec<PathBuf> =
+        mount_points(&table).filter(|point| point.starts_with(folder) && point != folder).collect();
     found.reverse();
     found.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
     Ok(found)

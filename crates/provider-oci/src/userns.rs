@@ -207,74 +207,58 @@ fn record(data_dir: &Path) -> PathBuf {
 /// run.
 fn claim_region(registry: &Path, data_dir: &Path, is_bound: bool) -> io::Result<u32> {
     fs_err::create_dir_all(registry)?;
-    let file = record(data_dir);
     fs_err::create_dir_all(data_dir.join("oci"))?;
-    let recorded = match fs_err::read_to_string(&file) {
-        Ok(text) => text.trim().parse::<u32>().ok().filter(|region| *region < REGIONS),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
+    let _lock = lock(registry)?;
+    let recorded = recorded(data_dir)?;
     for region in recorded.into_iter().chain(0..REGIONS) {
-        let is_ours = claim(registry, region, data_dir)? || (is_bound && recorded == Some(region));
+        let claim = registry.join(region.to_string());
+        let is_ours = is_free(&claim, region, data_dir)? || (is_bound && recorded == Some(region));
         if !is_ours {
             continue;
         }
+        fs_err::write(&claim, data_dir.as_os_str().as_encoded_bytes())?;
         if recorded != Some(region) {
-            write_durably(&file, region.to_string().as_bytes())?;
+            write_durably(&record(data_dir), region.to_string().as_bytes())?;
         }
         return Ok(region);
     }
     Err(io::Error::other(format!("all {REGIONS} id regions of this host are taken")))
 }
 
-/// True if the region is ours now. A claim whose data folder is gone or records another region is
-/// taken over.
-fn claim(registry: &Path, region: u32, data_dir: &Path) -> io::Result<bool> {
-    let path = registry.join(region.to_string());
-    // Linked into place with its content, so that nobody ever sees a claim without a holder.
-    let draft = registry.join(format!(".{region}.{}", std::process::id()));
-    fs_err::write(&draft, data_dir.as_os_str().as_encoded_bytes())?;
-    let result = claim_with(&draft, &path, data_dir);
-    fs_err::remove_file(&draft)?;
-    result
+/// Held while the register is read and changed; goes with the descriptor.
+fn lock(registry: &Path) -> io::Result<std::fs::File> {
+    let file = std::fs::File::create(registry.join("lock"))?;
+    file.lock()?;
+    Ok(file)
 }
 
-fn claim_with(draft: &Path, path: &Path, data_dir: &Path) -> io::Result<bool> {
-    for _ in 0..2 {
-        match fs_err::hard_link(draft, path) {
-            Ok(()) => return Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        let holder = match fs_err::read_to_string(path) {
-            Ok(text) => PathBuf::from(text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        if holder == data_dir {
-            return Ok(true);
-        }
-        if holder.exists() {
-            return Ok(false);
-        }
-        fs_err::remove_file(path)?;
+fn recorded(data_dir: &Path) -> io::Result<Option<u32>> {
+    match fs_err::read_to_string(record(data_dir)) {
+        Ok(text) => Ok(text.trim().parse::<u32>().ok().filter(|region| *region < REGIONS)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
-    Ok(false)
+}
+
+/// True if nobody but `data_dir` claims the region. A claim whose data folder no longer records
+/// the region counts for nothing: the folder was removed, or a crash came between.
+fn is_free(claim: &Path, region: u32, data_dir: &Path) -> io::Result<bool> {
+    let holder = match fs_err::read_to_string(claim) {
+        Ok(text) => PathBuf::from(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    Ok(holder == data_dir || recorded(&holder)? != Some(region))
 }
 
 fn forget_region(registry: &Path, data_dir: &Path) -> io::Result<()> {
-    let file = record(data_dir);
-    match fs_err::read_to_string(&file) {
-        Ok(region) => {
-            let claim = registry.join(region.trim());
-            if fs_err::read_to_string(&claim).is_ok_and(|holder| Path::new(&holder) == data_dir) {
-                fs_err::remove_file(&claim)?;
-            }
-            fs_err::remove_file(&file)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+    let Some(region) = recorded(data_dir)? else { return Ok(()) };
+    let _lock = lock(registry)?;
+    let claim = registry.join(region.to_string());
+    if fs_err::read_to_string(&claim).is_ok_and(|holder| Path::new(&holder) == data_dir) {
+        fs_err::remove_file(&claim)?;
     }
+    fs_err::remove_file(record(data_dir))
 }
 
 /// Writes by rename, so that a crash leaves the old or the new content.

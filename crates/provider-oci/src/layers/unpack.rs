@@ -95,7 +95,7 @@ impl Unpacker {
         };
         let parent = self.parent(parents, owner, &path)?;
         match entry.header().entry_type() {
-            EntryType::Directory => self.folder(&parent, name, owner, &path),
+            EntryType::Directory => folder(&parent, name, owner, &path),
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 clear(&parent, name, &path)?;
                 file(&parent, name, owner, entry)
@@ -142,23 +142,6 @@ impl Unpacker {
         Ok(folder)
     }
 
-    fn folder(
-        &self,
-        parent: &OwnedFd,
-        name: &OsStr,
-        owner: Owner,
-        path: &Path,
-    ) -> Result<(), Error> {
-        match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(io::Error::from(error).into()),
-        }
-        let folder = open_folder(parent, Path::new(name)).map_err(|e| blocked(e, path))?;
-        owner.give(parent, name)?;
-        rustix::fs::fchmod(&folder, owner.mode).map_err(io::Error::from)?;
-        Ok(())
-    }
-
     fn hard_link(
         &self,
         parent: &OwnedFd,
@@ -177,9 +160,21 @@ impl Unpacker {
             open_folder(&self.root, &whole).map_err(|e| blocked(e, path))?
         };
         clear(parent, name, path)?;
-        rustix::fs::linkat(&from, *last, parent, name, AtFlags::empty())
-            .map_err(|error| refuse(path, &format!("is a link to a file that is not there ({error})")))
+        rustix::fs::linkat(&from, *last, parent, name, AtFlags::empty()).map_err(|error| {
+            refuse(path, &format!("is a link to a file that is not there ({error})"))
+        })
     }
+}
+
+fn folder(parent: &OwnedFd, name: &OsStr, owner: Owner, path: &Path) -> Result<(), Error> {
+    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(io::Error::from(error).into()),
+    }
+    let folder = open_folder(parent, Path::new(name)).map_err(|e| blocked(e, path))?;
+    owner.give(parent, name)?;
+    rustix::fs::fchmod(&folder, owner.mode).map_err(io::Error::from)?;
+    Ok(())
 }
 
 fn open_folder(at: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
@@ -203,8 +198,7 @@ fn file<R: Read>(
     owner: Owner,
     entry: &mut Entry<'_, R>,
 ) -> Result<(), Error> {
-    let flags =
-        OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
         .map_err(io::Error::from)?;
     let mut file = File::from(fd);
@@ -288,7 +282,9 @@ impl Owner {
 
 fn blocked(error: Errno, path: &Path) -> Error {
     match error {
-        Errno::LOOP | Errno::NOTDIR | Errno::XDEV => refuse(path, "has a path through a link or file"),
+        Errno::LOOP | Errno::NOTDIR | Errno::XDEV => {
+            refuse(path, "has a path through a link or file")
+        }
         other => Error::Io(other.into()),
     }
 }

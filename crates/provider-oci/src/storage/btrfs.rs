@@ -27,7 +27,6 @@ const HALF_MADE: &str = ".new-";
 #[derive(Debug)]
 pub(super) struct Btrfs {
     pool: PathBuf,
-    root: File,
     /// Present for a loop file, which grows by need.
     grower: Option<grow::Grower>,
 }
@@ -35,7 +34,7 @@ pub(super) struct Btrfs {
 /// Whether `path` is on btrfs.
 pub(super) fn is_btrfs(path: &Path) -> Result<bool, Error> {
     let stat = rustix::fs::statfs(path).tried("look at the data folder")?;
-    Ok(i64::try_from(stat.f_type) == Ok(btrfs::MAGIC))
+    Ok(stat.f_type == btrfs::MAGIC)
 }
 
 impl Btrfs {
@@ -47,6 +46,8 @@ impl Btrfs {
     /// Subvolumes of a filesystem in a loop file, made and mounted if it is not.
     pub(super) fn on_loop(files: &Files) -> Result<Self, Error> {
         if !files.image.exists() {
+            // A pool whose file was removed under it would never grow.
+            crate::rootfs::unmount(&files.pool).tried("unmount a pool without a file")?;
             make_image(&files.image)?;
         }
         if !is_mounted(&files.pool)? {
@@ -58,16 +59,22 @@ impl Btrfs {
     }
 
     fn at(pool: &Path, grower: Option<grow::Grower>) -> Result<Self, Error> {
-        let root = File::open(pool).tried("open the pool")?;
+        let this = Self { pool: pool.to_owned(), grower };
+        let root = this.root()?;
         if let Err(error) = btrfs::enable_quota(&root, Quota::Simple) {
             tracing::info!(%error, "no simple quotas here, using classic ones");
             btrfs::enable_quota(&root, Quota::Classic).tried("switch quotas on")?;
         }
-        let this = Self { pool: pool.to_owned(), root, grower };
         for name in this.names()?.iter().filter(|name| name.starts_with(HALF_MADE)) {
-            btrfs::destroy_subvolume(&this.root, name).tried("remove a half-made volume")?;
+            btrfs::destroy_subvolume(&root, name).tried("remove a half-made volume")?;
         }
         Ok(this)
+    }
+
+    /// Opened anew for each call: a descriptor that is kept would keep the loop device after the
+    /// pool was unmounted.
+    fn root(&self) -> Result<File, Error> {
+        File::open(&self.pool).tried("open the pool")
     }
 
     fn names(&self) -> Result<Vec<String>, Error> {
@@ -86,12 +93,13 @@ impl Driver for Btrfs {
             self.set_limit(name, bytes)?;
             return Ok(volume_in(name, &folder));
         }
+        let root = self.root()?;
         let draft = format!("{HALF_MADE}{name}");
         let path = self.pool.join(&draft);
         if path.exists() {
-            btrfs::destroy_subvolume(&self.root, &draft).tried("remove a half-made volume")?;
+            btrfs::destroy_subvolume(&root, &draft).tried("remove a half-made volume")?;
         }
-        btrfs::create_subvolume(&self.root, &draft).tried("make a subvolume")?;
+        btrfs::create_subvolume(&root, &draft).tried("make a subvolume")?;
         let subvolume = File::open(&path).tried("open a subvolume")?;
         btrfs::limit(&subvolume, bytes).tried("limit a subvolume")?;
         make_parts(&path).tried("make a volume's folders")?;
@@ -105,7 +113,7 @@ impl Driver for Btrfs {
     }
 
     fn remove(&self, name: &str) -> Result<(), Error> {
-        match btrfs::destroy_subvolume(&self.root, name) {
+        match btrfs::destroy_subvolume(self.root()?, name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.tried("remove a volume"),
         }
@@ -120,7 +128,7 @@ impl Driver for Btrfs {
     fn close(&self) -> Result<(), Error> {
         let Some(grower) = &self.grower else { return Ok(()) };
         grower.stop();
-        // `self.root` is open, so this is lazy: the device goes when the caller drops us.
+        // Lazy: overlays that are still mounted keep the filesystem, and its device, until they go.
         match unmount(&self.pool, UnmountFlags::DETACH) {
             Err(rustix::io::Errno::INVAL) => Ok(()),
             other => other.tried("unmount the pool"),
@@ -133,9 +141,8 @@ impl Driver for Btrfs {
 fn make_image(image: &Path) -> Result<(), Error> {
     let draft = image.with_extension("img.new");
     let host = rustix::fs::statvfs(image.parent().unwrap_or(image)).tried("look at the disk")?;
-    let size = grow::first_size(grow::Host::of(&host)).ok_or_else(|| {
-        Error::Full("the disk under the data folder is nearly full".to_owned())
-    })?;
+    let size = grow::first_size(grow::Host::of(&host))
+        .ok_or_else(|| Error::Full("the disk under the data folder is nearly full".to_owned()))?;
     {
         let file = fs_err::File::create(&draft).tried("make pool.img")?;
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size)
@@ -163,10 +170,8 @@ pub(super) fn is_mounted(folder: &Path) -> Result<bool, Error> {
 /// Runs a program; its complaint becomes the error.
 pub(super) fn run(command: &mut Command) -> Result<(), Error> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .tried(format!("run {name} (is it installed?)"))?;
+    let output =
+        command.stdin(Stdio::null()).output().tried(format!("run {name} (is it installed?)"))?;
     if output.status.success() {
         return Ok(());
     }

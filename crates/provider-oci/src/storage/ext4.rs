@@ -1,7 +1,8 @@
 //! Volumes as one ext4 image each, on loop devices: a hard limit on any kernel.
 //!
 //! `NAME.img` beside the folder `NAME` that it is mounted at. Images are sparse: limits are
-//! ceilings, not reservations. A mounted image can grow and not shrink.
+//! ceilings, not reservations. A mounted image can
+//! grow, if we have `CAP_SYS_RESOURCE`, and not shrink.
 
 use std::{
     fs::File,
@@ -32,7 +33,7 @@ impl Images {
             fs_err::remove_file(&path).tried("remove a half-made image")?;
         }
         for path in this.files("img")? {
-            this.mount(&path)?;
+            mount_image(&path)?;
         }
         Ok(this)
     }
@@ -53,22 +54,22 @@ impl Images {
             .filter(|path| path.extension().is_some_and(|found| found == extension))
             .collect())
     }
+}
 
-    /// Mounts an image at the folder of its name, if it is not, and makes the parts.
-    fn mount(&self, image: &Path) -> Result<PathBuf, Error> {
-        let folder = image.with_extension("");
-        fs_err::create_dir_all(&folder).tried("make a mount point")?;
-        if !is_mounted(&folder)? {
-            let file = File::options().read(true).write(true).open(image).tried("open an image")?;
-            let device = loopdev::attach(&file).tried("attach an image to a loop device")?;
-            let flags = MountFlags::NOATIME | MountFlags::NOSUID | MountFlags::NODEV;
-            mount(&device.path, &folder, "ext4", flags, None).tried("mount an image")?;
-        }
-        if !folder.join("w").exists() {
-            make_parts(&folder).tried("make a volume's folders")?;
-        }
-        Ok(folder)
+/// Mounts an image at the folder of its name, if it is not, and makes the parts.
+fn mount_image(image: &Path) -> Result<PathBuf, Error> {
+    let folder = image.with_extension("");
+    fs_err::create_dir_all(&folder).tried("make a mount point")?;
+    if !is_mounted(&folder)? {
+        let file = File::options().read(true).write(true).open(image).tried("open an image")?;
+        let device = loopdev::attach(&file).tried("attach an image to a loop device")?;
+        let flags = MountFlags::NOATIME | MountFlags::NOSUID | MountFlags::NODEV;
+        mount(&device.path, &folder, "ext4", flags, None).tried("mount an image")?;
     }
+    if !folder.join("w").exists() {
+        make_parts(&folder).tried("make a volume's folders")?;
+    }
+    Ok(folder)
 }
 
 impl Driver for Images {
@@ -85,7 +86,7 @@ impl Driver for Images {
                 .arg(&draft))?;
             fs_err::rename(&draft, &image).tried("name an image")?;
         }
-        Ok(volume_in(name, &self.mount(&image)?))
+        Ok(volume_in(name, &mount_image(&image)?))
     }
 
     fn set_limit(&self, name: &str, bytes: u64) -> Result<(), Error> {
@@ -105,7 +106,13 @@ impl Driver for Images {
         file.set_len(bytes).tried("grow an image")?;
         let device = device_of(&image.with_extension(""))?;
         loopdev::refresh_size(&device).tried("grow a loop device")?;
-        run(Command::new("resize2fs").arg(&device))
+        let grown = run(Command::new("resize2fs").arg(&device));
+        if grown.is_err() {
+            // The size of the image is the record of the limit.
+            file.set_len(size).tried("shrink an image back")?;
+            loopdev::refresh_size(&device).tried("shrink a loop device back")?;
+        }
+        grown
     }
 
     fn remove(&self, name: &str) -> Result<(), Error> {

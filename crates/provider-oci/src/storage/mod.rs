@@ -128,15 +128,21 @@ struct Files {
     kind: PathBuf,
 }
 
+impl Files {
+    fn of(data_dir: &Path) -> Self {
+        Self {
+            pool: data_dir.join("pool"),
+            image: data_dir.join("pool.img"),
+            kind: data_dir.join("pool.kind"),
+        }
+    }
+}
+
 impl Storage {
     /// Opens the volumes under `data_dir`, mounts what must be mounted, removes what a crash left
     /// half made. On first use picks the first driver that works and whose limit holds.
     pub fn open(data_dir: &Path) -> Result<Self, Error> {
-        let files = Files {
-            pool: data_dir.join("pool"),
-            image: data_dir.join("pool.img"),
-            kind: data_dir.join("pool.kind"),
-        };
+        let files = Files::of(data_dir);
         make_private(&files.pool)?;
         match fs_err::read(&files.kind) {
             Ok(bytes) => {
@@ -169,7 +175,8 @@ impl Storage {
     }
 
     fn pick(files: &Files) -> Result<Self, Error> {
-        let is_btrfs = btrfs::is_btrfs(&files.pool)?;
+        // Not of the pool itself: the loop file may be mounted there already.
+        let is_btrfs = btrfs::is_btrfs(files.pool.parent().unwrap_or(&files.pool))?;
         let kinds = [
             if is_btrfs { StorageKind::Btrfs } else { StorageKind::BtrfsLoop },
             StorageKind::Ext4Image,
@@ -182,6 +189,7 @@ impl Storage {
                 Err(error) => {
                     tracing::warn!(%kind, %error, "this way to keep volumes does not work here");
                     remove_files(kind, files)?;
+                    make_private(&files.pool)?;
                     last = Some(error);
                 }
             }
@@ -238,21 +246,19 @@ impl Storage {
         remove_files(self.kind, &self.files)
     }
 
-    /// Removes what [`Storage::destroy`] does without opening first: for an installation that is
-    /// not running, or whose pool no longer mounts.
+    /// What [`Storage::destroy`] does, for an installation that is not open here. It may not even
+    /// be whole: after `rm -rf` of a data folder its pool is still mounted.
     pub fn destroy_at(data_dir: &Path) -> Result<(), Error> {
-        match Self::open(data_dir) {
-            Ok(storage) => storage.destroy(),
-            Err(error) => {
-                tracing::warn!(%error, "the volumes cannot be opened; removing their files");
-                let files = Files {
-                    pool: data_dir.join("pool"),
-                    image: data_dir.join("pool.img"),
-                    kind: data_dir.join("pool.kind"),
-                };
-                remove_files(StorageKind::BtrfsLoop, &files)
+        let files = Files::of(data_dir);
+        if files.kind.exists() {
+            match Self::open(data_dir) {
+                Ok(storage) => return storage.destroy(),
+                Err(error) => {
+                    tracing::warn!(%error, "the volumes cannot be opened; removing their files");
+                }
             }
         }
+        remove_files(StorageKind::BtrfsLoop, &files)
     }
 
     /// Sees the limit hold: writes past it must fail.
@@ -337,8 +343,7 @@ fn remove_files(kind: StorageKind, files: &Files) -> Result<(), Error> {
     for path in [&files.image, &draft, &files.kind] {
         absent_ok(fs_err::remove_file(path)).tried("remove a file of the pool")?;
     }
-    absent_ok(fs_err::remove_dir_all(&files.pool)).tried("remove the folder of volumes")?;
-    make_private(&files.pool)
+    absent_ok(fs_err::remove_dir_all(&files.pool)).tried("remove the folder of volumes")
 }
 
 fn absent_ok(result: io::Result<()>) -> io::Result<()> {

@@ -12,7 +12,6 @@ use std::{
 use super::check;
 
 const SUBVOL_CREATE_V2: libc::Ioctl = 0x5000_9418;
-const SNAP_CREATE_V2: libc::Ioctl = 0x5000_9417;
 const SNAP_DESTROY: libc::Ioctl = 0x5000_940f;
 const QGROUP_LIMIT: libc::Ioctl = 0x8030_942b;
 const QUOTA_CTL: libc::Ioctl = 0xc010_9428;
@@ -22,7 +21,7 @@ const RESIZE: libc::Ioctl = 0x5000_9403;
 const LIMIT_MAX_RFER: u64 = 1;
 
 /// What `statfs` calls a btrfs.
-pub const MAGIC: i64 = 0x9123_683e;
+pub(crate) const MAGIC: i64 = 0x9123_683e;
 
 /// `struct btrfs_ioctl_vol_args_v2`.
 #[repr(C)]
@@ -61,7 +60,7 @@ struct QuotaCtl {
 
 /// How quotas are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quota {
+pub(crate) enum Quota {
     /// Each extent belongs to the subvolume that wrote it first (kernel ≥ 6.7); cheap.
     Simple,
     /// Shared extents are tracked; a snapshot costs several times as much.
@@ -69,23 +68,17 @@ pub enum Quota {
 }
 
 /// Makes subvolume `name` in `parent`.
-pub fn create_subvolume(parent: impl AsFd, name: &str) -> io::Result<()> {
-    let args = vol_args_v2(0, name)?;
+pub(crate) fn create_subvolume(parent: impl AsFd, name: &str) -> io::Result<()> {
+    let mut args =
+        Box::new(VolArgsV2 { fd: 0, transid: 0, flags: 0, unused: [0; 4], name: [0; 4040] });
+    copy_name(name, &mut args.name)?;
     // SAFETY: `args` has the layout that the kernel reads for this number and outlives the call.
     check(unsafe { libc::ioctl(parent.as_fd().as_raw_fd(), SUBVOL_CREATE_V2, &raw const *args) })?;
     Ok(())
 }
 
-/// Makes `name` in `parent`, a writable snapshot of the subvolume `source`.
-pub fn snapshot(parent: impl AsFd, source: impl AsFd, name: &str) -> io::Result<()> {
-    let args = vol_args_v2(i64::from(source.as_fd().as_raw_fd()), name)?;
-    // SAFETY: as in `create_subvolume`; `source` stays open during the call.
-    check(unsafe { libc::ioctl(parent.as_fd().as_raw_fd(), SNAP_CREATE_V2, &raw const *args) })?;
-    Ok(())
-}
-
 /// Removes subvolume `name` of `parent` with everything in it; the kernel frees it later.
-pub fn destroy_subvolume(parent: impl AsFd, name: &str) -> io::Result<()> {
+pub(crate) fn destroy_subvolume(parent: impl AsFd, name: &str) -> io::Result<()> {
     let mut args = Box::new(VolArgs { fd: 0, name: [0; 4088] });
     copy_name(name, &mut args.name)?;
     // SAFETY: `args` has the layout that the kernel reads for this number and outlives the call.
@@ -94,7 +87,7 @@ pub fn destroy_subvolume(parent: impl AsFd, name: &str) -> io::Result<()> {
 }
 
 /// Limits what `subvolume` may refer to. Unit: bytes.
-pub fn limit(subvolume: impl AsFd, bytes: u64) -> io::Result<()> {
+pub(crate) fn limit(subvolume: impl AsFd, bytes: u64) -> io::Result<()> {
     let args = QgroupLimit {
         qgroupid: 0,
         flags: LIMIT_MAX_RFER,
@@ -109,7 +102,7 @@ pub fn limit(subvolume: impl AsFd, bytes: u64) -> io::Result<()> {
 }
 
 /// Switches quotas on for the filesystem that `root` is in; `Ok` if they are on.
-pub fn enable_quota(root: impl AsFd, quota: Quota) -> io::Result<()> {
+pub(crate) fn enable_quota(root: impl AsFd, quota: Quota) -> io::Result<()> {
     let cmd = match quota {
         Quota::Classic => 1,
         Quota::Simple => 4,
@@ -123,19 +116,12 @@ pub fn enable_quota(root: impl AsFd, quota: Quota) -> io::Result<()> {
 }
 
 /// Lets the mounted filesystem that `root` is in use all of its (grown) device.
-pub fn resize_to_device(root: impl AsFd) -> io::Result<()> {
+pub(crate) fn resize_to_device(root: impl AsFd) -> io::Result<()> {
     let mut args = Box::new(VolArgs { fd: 0, name: [0; 4088] });
     copy_name("max", &mut args.name)?;
     // SAFETY: `args` has the layout that the kernel reads for this number and outlives the call.
     check(unsafe { libc::ioctl(root.as_fd().as_raw_fd(), RESIZE, &raw const *args) })?;
     Ok(())
-}
-
-fn vol_args_v2(fd: i64, name: &str) -> io::Result<Box<VolArgsV2>> {
-    let mut args =
-        Box::new(VolArgsV2 { fd, transid: 0, flags: 0, unused: [0; 4], name: [0; 4040] });
-    copy_name(name, &mut args.name)?;
-    Ok(args)
 }
 
 /// Copies one path component, NUL-terminated.

@@ -11,7 +11,7 @@ use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 /// An overlay over idmapped layers remembers the credentials of the thread that mounts it. If that
 /// thread's fsuid is outside the map, the kernel mounts it read-only and says so only in its log.
 /// A thread that ends afterwards can leave no odd identity behind in a thread pool.
-pub fn as_fsuid<T: Send>(
+pub(crate) fn as_fsuid<T: Send>(
     id: u32,
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {

@@ -53,9 +53,9 @@ struct Config {
 
 /// A loop device that lives as long as this or a mount of it.
 #[derive(Debug)]
-pub struct Loop {
+pub(crate) struct Loop {
     /// `/dev/loopN`.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     _hold: File,
 }
 
@@ -63,7 +63,7 @@ pub struct Loop {
 ///
 /// Direct I/O keeps the pages from being cached twice; where the file's filesystem cannot do it,
 /// the kernel goes on buffered.
-pub fn attach(file: &File) -> io::Result<Loop> {
+pub(crate) fn attach(file: &File) -> io::Result<Loop> {
     let control = File::options().read(true).write(true).open("/dev/loop-control")?;
     let mut last = io::Error::from(io::ErrorKind::ResourceBusy);
     for _ in 0..ATTEMPTS {
@@ -82,7 +82,7 @@ pub fn attach(file: &File) -> io::Result<Loop> {
 }
 
 /// Tells the device at `path` that its file has grown.
-pub fn refresh_size(path: &Path) -> io::Result<()> {
+pub(crate) fn refresh_size(path: &Path) -> io::Result<()> {
     let device = File::options().read(true).write(true).open(path)?;
     // SAFETY: this request takes no argument.
     check(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_CAPACITY) })?;

@@ -3,13 +3,12 @@
 //! Promises: every function here is safe to call with any arguments; what the kernel refuses comes
 //! back as an `io::Error`. Nothing here decides anything.
 
-pub mod btrfs;
-pub mod creds;
-pub mod loopdev;
-pub mod mount;
-pub mod ns;
-pub mod spawn;
-pub mod userns;
+pub(crate) mod btrfs;
+pub(crate) mod creds;
+pub(crate) mod loopdev;
+pub(crate) mod mount;
+pub(crate) mod ns;
+pub(crate) mod userns;
 
 use std::io;
 

@@ -23,7 +23,7 @@ struct Attr {
 
 /// A detached copy of the mount at `path`, seen through the id map of `userns` (kernel ≥ 5.12;
 /// as a layer of an overlay ≥ 5.19). It is attached nowhere and goes with its descriptor.
-pub fn idmapped_tree(path: &Path, userns: impl AsFd) -> io::Result<OwnedFd> {
+pub(crate) fn idmapped_tree(path: &Path, userns: impl AsFd) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(rustix::fs::CWD, path, flags)?;
     let attr = Attr {

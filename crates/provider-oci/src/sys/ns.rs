@@ -7,7 +7,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
 
 /// A new network namespace, owned by the user namespace of this process. It lives as long as the
 /// descriptor or anything in it; bind-mount `/proc/self/fd/N` to keep it longer.
-pub fn new_netns() -> io::Result<OwnedFd> {
+pub(crate) fn new_netns() -> io::Result<OwnedFd> {
     on_own_thread(|| {
         // SAFETY: NEWNET touches neither memory nor descriptors that are shared with others, and
         // the thread ends with this closure.
@@ -17,12 +17,15 @@ pub fn new_netns() -> io::Result<OwnedFd> {
 }
 
 /// Runs `work` inside the network namespace `netns`, on a thread of its own.
-pub fn in_netns<T: Send>(
+pub(crate) fn in_netns<T: Send>(
     netns: &OwnedFd,
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
     on_own_thread(|| {
-        move_into_link_name_space(std::os::fd::AsFd::as_fd(netns), Some(LinkNameSpaceType::Network))?;
+        move_into_link_name_space(
+            std::os::fd::AsFd::as_fd(netns),
+            Some(LinkNameSpaceType::Network),
+        )?;
         work()
     })
 }

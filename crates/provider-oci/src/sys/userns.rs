@@ -23,7 +23,7 @@ const LIMITS: [(&CStr, &[u8]); 3] = [
 ///
 /// It needs a child process, since a process with several threads may not make one for itself;
 /// the child is gone when this returns.
-pub fn create(base: u32, size: u32) -> io::Result<OwnedFd> {
+pub(crate) fn create(base: u32, size: u32) -> io::Result<OwnedFd> {
     let (ready, ready_end) = io::pipe()?;
     let (go, mut go_end) = io::pipe()?;
     // SAFETY: the child calls only `child`, which makes plain system calls and never returns: no

@@ -95,18 +95,15 @@ fn apt_settings() -> Result<String, Error> {
     let text = String::from_utf8_lossy(&output.stdout);
     let is_wanted = |line: &&str| {
         let name = line.split(' ').next().unwrap_or_default().to_ascii_lowercase();
-        let is_transport = name.starts_with("acquire::http") || name.starts_with("acquire::retries");
+        let is_transport =
+            name.starts_with("acquire::http") || name.starts_with("acquire::retries");
         is_transport && !line.ends_with("\"\";")
     };
     let kept = text.lines().filter(is_wanted);
     Ok(kept.fold("Acquire::Languages \"none\";\n".to_owned(), |text, line| text + line + "\n"))
 }
 
-fn install_npm(
-    spec: &TemplateSpec,
-    prefix: &Path,
-    progress: &Progress<'_>,
-) -> Result<(), Error> {
+fn install_npm(spec: &TemplateSpec, prefix: &Path, progress: &Progress<'_>) -> Result<(), Error> {
     if spec.npm.is_empty() {
         return Ok(());
     }
@@ -136,12 +133,12 @@ fn add_user(spec: &TemplateSpec, rootfs: &Path, progress: &Progress<'_>) -> Resu
     let workdir = rootfs.join(spec.workdir.trim_start_matches('/'));
     fs_err::create_dir_all(&workdir)?;
     let owner = owner_id(spec, &spec.user);
-    Ok(chown(&workdir, owner, owner)?)
+    Ok(chown(&workdir, Some(owner), Some(owner))?)
 }
 
 /// Ids inside.
-fn owner_id(spec: &TemplateSpec, owner: &str) -> Option<u32> {
-    Some(if owner == spec.user && owner != "root" { UID } else { 0 })
+fn owner_id(spec: &TemplateSpec, owner: &str) -> u32 {
+    if owner == spec.user && owner != "root" { UID } else { 0 }
 }
 
 /// What mmdebstrap took from the host must not be seen by tenants; then the spec's own files.
@@ -164,7 +161,7 @@ fn plain_files(spec: &TemplateSpec, rootfs: &Path) -> Result<(), Error> {
         }
         write(&path, &file.content, file.bits().unwrap_or(0o644))?;
         let owner = owner_id(spec, &file.owner);
-        chown(&path, owner, owner)?;
+        chown(&path, Some(owner), Some(owner))?;
     }
     Ok(())
 }

@@ -21,8 +21,8 @@ use std::{
 use miosa_types::Digest;
 use serde::{Deserialize, Serialize};
 
-pub use self::spec::{TemplateFile, TemplateSpec};
 use self::sources::Sources;
+pub use self::spec::{TemplateFile, TemplateSpec};
 
 /// The spec of the default template.
 pub const DEFAULT_SPEC: &str = include_str!("../../../../templates/miosa-sandbox.toml");
@@ -105,7 +105,9 @@ impl Templates {
         }
         let all = self.list()?;
         let by_name = all.iter().find(|template| template.name == wanted);
-        let by_alias = || all.iter().find(|template| template.spec.aliases.iter().any(|alias| alias == wanted));
+        let by_alias = || {
+            all.iter().find(|template| template.spec.aliases.iter().any(|alias| alias == wanted))
+        };
         if let Some(template) = by_name.or_else(by_alias) {
             return Ok(template.clone());
         }
@@ -170,7 +172,7 @@ impl Templates {
         progress: &Progress<'_>,
     ) -> Result<(), Error> {
         let folder = self.folder.join(&spec.name);
-        self.sweep(&folder)?;
+        sweep(&folder)?;
         if sources.is_empty() {
             progress("the host has no apt source for this release; using Debian's own");
         }
@@ -185,29 +187,9 @@ impl Templates {
             Ok(fs_err::rename(&draft, folder.join(digest.to_string()))?)
         });
         if result.is_err() {
-            self.sweep(&folder)?;
+            sweep(&folder)?;
         }
         result
-    }
-
-    /// Removes builds that were cut short; first what they left mounted, for a removal must never
-    /// walk into the host's /dev.
-    fn sweep(&self, folder: &Path) -> Result<(), Error> {
-        for entry in fs_err::read_dir(folder)? {
-            let entry = entry?;
-            if !entry.file_name().to_string_lossy().starts_with(".build-") {
-                continue;
-            }
-            let path = entry.path();
-            for mount in crate::rootfs::mounts_under(&path)? {
-                crate::rootfs::unmount(&mount)?;
-            }
-            if !crate::rootfs::mounts_under(&path)?.is_empty() {
-                return Err(io::Error::other(format!("{} has mounts", path.display())).into());
-            }
-            fs_err::remove_dir_all(&path)?;
-        }
-        Ok(())
     }
 
     fn lock(&self, name: &str, progress: &Progress<'_>) -> io::Result<std::fs::File> {
@@ -247,6 +229,26 @@ impl Templates {
         let rootfs = folder.join("rootfs");
         Ok(Some(Template { name: name.to_owned(), digest, rootfs, spec: record.spec }))
     }
+}
+
+/// Removes builds that were cut short; first what they left mounted, for a removal must never
+/// walk into the host's /dev.
+fn sweep(folder: &Path) -> Result<(), Error> {
+    for entry in fs_err::read_dir(folder)? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(".build-") {
+            continue;
+        }
+        let path = entry.path();
+        for mount in crate::rootfs::mounts_under(&path)? {
+            crate::rootfs::unmount(&mount)?;
+        }
+        if !crate::rootfs::mounts_under(&path)?.is_empty() {
+            return Err(io::Error::other(format!("{} has mounts", path.display())).into());
+        }
+        fs_err::remove_dir_all(&path)?;
+    }
+    Ok(())
 }
 
 /// Everything that makes two builds differ, but for the packages' versions of the day.

@@ -43,7 +43,9 @@ impl Sources {
 /// `bookworm`, `bookworm-updates`, `bookworm-security`, but not `cloud-sdk-bookworm`.
 fn carries<'a>(suites: impl IntoIterator<Item = &'a str>, suite: &str) -> bool {
     suites.into_iter().any(|found| {
-        found.strip_prefix(suite).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '/']))
+        found
+            .strip_prefix(suite)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '/']))
     })
 }
 
@@ -102,7 +104,9 @@ mod tests {
     #[test]
     fn stanzas_are_taken_whole_without_comments() {
         let stanza = |suites: &str, components: &str| {
-            format!("Types: deb\n# why\nURIs: http://m.example\nSuites: {suites}\nComponents: {components}\n")
+            format!(
+                "Types: deb\n# why\nURIs: http://m.example\nSuites: {suites}\nComponents: {components}\n"
+            )
         };
         let text = [
             stanza("bookworm bookworm-updates", "main"),

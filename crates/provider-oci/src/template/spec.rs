@@ -126,11 +126,16 @@ pub(super) fn parse(text: &str) -> Result<TemplateSpec, String> {
 fn check(spec: &TemplateSpec) -> Result<(), String> {
     for name in std::iter::once(&spec.name).chain(&spec.aliases) {
         if !is_word(name, "") {
-            return Err(format!("`{name}` is no name of a template: use 1 to 64 of a-z, 0-9 and -"));
+            return Err(format!(
+                "`{name}` is no name of a template: use 1 to 64 of a-z, 0-9 and -"
+            ));
         }
     }
     if !is_word(&spec.suite, "") {
-        return Err(format!("suite = `{}`: name a release of Debian, as in \"bookworm\"", spec.suite));
+        return Err(format!(
+            "suite = `{}`: name a release of Debian, as in \"bookworm\"",
+            spec.suite
+        ));
     }
     if !is_word(&spec.user, "_") {
         return Err(format!("user = `{}`: use a-z, 0-9, - and _", spec.user));
@@ -152,14 +157,19 @@ fn check_paths(spec: &TemplateSpec) -> Result<(), String> {
         return Err(format!("workdir = `{}`: give an absolute path without `..`", spec.workdir));
     }
     if let Some(bad) = spec.remove.iter().find(|path| !is_inside(&format!("/{path}"))) {
-        return Err(format!("remove: `{bad}`: give a path below / without a leading slash or `..`"));
+        return Err(format!(
+            "remove: `{bad}`: give a path below / without a leading slash or `..`"
+        ));
     }
     for file in &spec.files {
         if !is_inside(&file.path) {
             return Err(format!("files: `{}`: give an absolute path without `..`", file.path));
         }
         if file.bits().is_none() {
-            return Err(format!("files: mode = `{}`: give octal digits, as in \"0644\"", file.mode));
+            return Err(format!(
+                "files: mode = `{}`: give octal digits, as in \"0644\"",
+                file.mode
+            ));
         }
         if file.owner != "root" && file.owner != spec.user {
             return Err(format!("files: owner = `{}`: root or {}", file.owner, spec.user));
@@ -171,11 +181,12 @@ fn check_paths(spec: &TemplateSpec) -> Result<(), String> {
 /// A word that no program takes for an option and no shell for more than a word.
 fn is_word(text: &str, more: &str) -> bool {
     let first = text.bytes().next();
-    first.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || more.contains(char::from(b)))
-        && text.len() <= 64
-        && text.chars().all(|c| {
-            c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || more.contains(c)
-        })
+    first.is_some_and(|b| {
+        b.is_ascii_lowercase() || b.is_ascii_digit() || more.contains(char::from(b))
+    }) && text.len() <= 64
+        && text
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || more.contains(c))
 }
 
 fn is_inside(path: &str) -> bool {

@@ -59,6 +59,6 @@ fn a_build_that_was_cut_short_is_removed_and_never_used() {
     let cut = templates.folder.join("a/.build-x");
     fs_err::create_dir_all(cut.join("rootfs")).unwrap();
     assert_eq!(templates.list().unwrap(), [whole]);
-    templates.sweep(&templates.folder.join("a")).unwrap();
+    sweep(&templates.folder.join("a")).unwrap();
     assert!(!cut.exists());
 }

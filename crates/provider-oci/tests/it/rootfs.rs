@@ -1,4 +1,5 @@
 //! Volumes, user namespaces, overlays and templates on the real kernel.
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests")]
 
 use std::{
     io::{self, Write as _},
@@ -127,11 +128,13 @@ fn a_volumes_limit_holds_through_the_overlay_and_the_neighbour_has_its_own() {
     let host = std::fs::write(a.join("by-host"), "x").unwrap_err();
     assert_eq!(host.raw_os_error(), Some(75), "the host's root is outside the map");
 
-    let flood = "dd if=/dev/zero of=flood bs=1M count=200 conv=fsync 2>&1; rm flood && echo removed";
+    let flood =
+        "dd if=/dev/zero of=flood bs=1M count=200 conv=fsync 2>&1; rm flood && echo removed";
     let seen = inside(userns, a, flood);
     assert!(seen.contains("Disk quota exceeded"), "{seen}");
     assert!(seen.contains("removed"), "{seen}");
-    let seen = inside(neighbour, b, "dd if=/dev/zero of=f bs=1M count=40 conv=fsync 2>&1 && echo ok");
+    let seen =
+        inside(neighbour, b, "dd if=/dev/zero of=f bs=1M count=40 conv=fsync 2>&1 && echo ok");
     assert!(seen.ends_with("ok\n"), "{seen}");
 
     storage.set_limit("a", 300).unwrap();
@@ -191,6 +194,15 @@ fn volumes_survive_a_restart_and_leftovers_are_swept() {
     Storage::destroy_at(data.path()).unwrap();
     assert_eq!(loops_of(data.path()), Vec::<String>::new());
     assert!(!data.path().join("pool.img").exists());
+    // `rm -rf` of a data folder while its pool is mounted: the mount point stays.
+    let storage = Storage::open(data.path()).unwrap();
+    for name in ["pool.img", "pool.kind"] {
+        std::fs::remove_file(data.path().join(name)).unwrap();
+    }
+    Storage::destroy_at(data.path()).unwrap();
+    assert_eq!(loops_of(data.path()), Vec::<String>::new(), "though another still has it open");
+    assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 0);
+    drop(storage);
 }
 
 #[test]
@@ -264,7 +276,10 @@ fn the_default_template_has_what_it_promises() {
     assert!(run("python3 -m pip --version").starts_with("pip "));
     assert_eq!(run("python3 -m venv --help | head -c 5"), "usage");
     assert!(run("git --version; curl --version").contains("curl"));
-    assert_eq!(run("id -u user; id -g user; stat -c %U /workspace /home/user"), "1000\n1000\nuser\nuser");
+    assert_eq!(
+        run("id -u user; id -g user; stat -c %U /workspace /home/user"),
+        "1000\n1000\nuser\nuser"
+    );
     assert!(run("cat /etc/hosts").contains("localhost"));
     let sudoers = std::fs::read_to_string(found.rootfs.join("etc/sudoers.d/user")).unwrap();
     assert!(sudoers.contains("NOPASSWD"));
