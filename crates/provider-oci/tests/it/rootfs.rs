@@ -140,6 +140,11 @@ fn a_volumes_limit_holds_through_the_overlay_and_the_neighbour_has_its_own() {
     storage.set_limit("a", 300).unwrap();
     let seen = inside(userns, a, "dd if=/dev/zero of=f bs=1M count=200 conv=fsync 2>&1 && echo ok");
     assert!(seen.ends_with("ok\n"), "{seen}");
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|line| line.contains(a.to_str().unwrap())).unwrap();
+    let seen_inside = line.split(" - ").nth(1).unwrap();
+    assert!(!seen_inside.contains(data.path().to_str().unwrap()), "no host path: {seen_inside}");
+    assert!(line.contains("nodev"), "{line}");
     let nested = inside(userns, a, "unshare --user true && echo nested");
     assert!(!nested.contains("nested"), "nested namespaces are off: {nested}");
 
@@ -266,10 +271,13 @@ fn the_default_template_has_what_it_promises() {
     assert_eq!(again, built);
     let found = templates.resolve("base").unwrap();
     assert_eq!(found.name, "miosa-sandbox");
+    // Read-only: programs leave caches and logs behind, and others start from this very tree.
+    let closed = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && \
+                  exec chroot \"$0\" sh -c \"$1\"";
     let run = |script: &str| {
-        let output =
-            Command::new("chroot").arg(&found.rootfs).args(["sh", "-c", script]).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", closed]).arg(&found.rootfs).arg(script);
+        String::from_utf8_lossy(&command.output().unwrap().stdout).trim().to_owned()
     };
     assert!(run("node --version").starts_with("v22."));
     assert!(!run("npm --version").is_empty() && !run("npx --version").is_empty());
