@@ -52,6 +52,8 @@ pub async fn run(control: Arc<Control>, options: Options, stop: CancellationToke
 pub fn reconcilers(control: &Arc<Control>) -> Vec<Arc<dyn Reconciler>> {
     vec![
         Arc::new(reconcile::routes::Routes::new(control.clone())),
+        Arc::new(reconcile::builds::Builds::new(control.clone())),
+        Arc::new(reconcile::deployments::Deployments::new(control.clone())),
         Arc::new(reconcile::sandboxes::Sandboxes(control.clone())),
         Arc::new(reconcile::pool::Pool(control.clone())),
         Arc::new(reconcile::leftovers::Leftovers::new(control.clone())),

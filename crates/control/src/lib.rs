@@ -6,6 +6,7 @@
 
 pub mod assembly;
 pub mod certificates;
+pub mod deployments;
 pub mod driver;
 pub mod edges;
 pub mod instances;
@@ -14,6 +15,7 @@ pub mod monitor;
 pub mod observe;
 pub mod pool;
 pub mod previews;
+pub mod publishing;
 pub mod reconcile;
 pub mod rollout;
 pub mod routes;

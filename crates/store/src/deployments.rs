@@ -209,7 +209,6 @@ pub async fn all(db: &mut AnyConnection) -> Result<Vec<Deployment>, Error> {
     }
 }
 
-/// What [`update`] may change.
 const UPDATE: &str = "
     update deployments set name = $3, settings = $4, metadata = $5, active_version_id = $6,
         desired = $7, failure = $8, deleted_at_ms = $9, updated_at_ms = $10,
@@ -250,6 +249,20 @@ pub async fn observe(
     sqlx::query("update deployments set serving_version_id = $2, failure = $3 where id = $1")
         .bind(id.to_string())
         .bind(serving.map(|id| id.to_string()))
+        .bind(failure)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Notes why the newest attempt failed.
+pub async fn set_failure(
+    db: &mut AnyConnection,
+    id: DeploymentId,
+    failure: &str,
+) -> Result<(), Error> {
+    sqlx::query("update deployments set failure = $2 where id = $1")
+        .bind(id.to_string())
         .bind(failure)
         .execute(db)
         .await?;

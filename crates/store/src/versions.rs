@@ -295,6 +295,19 @@ pub async fn build_log(
     Ok(log.flatten())
 }
 
+/// Deployments of a tenant that have a version which is being built, at most 10,000.
+pub async fn building(
+    db: &mut AnyConnection,
+    tenant: TenantId,
+) -> Result<Vec<DeploymentId>, Error> {
+    const BUILDING: &str = "
+        select distinct deployment_id from versions where tenant_id = $1 and state = 'building'
+        limit 10000";
+    let ids: Vec<String> =
+        sqlx::query_scalar(BUILDING).bind(tenant.to_string()).fetch_all(db).await?;
+    ids.iter().map(|id| row::id(TABLE, id)).collect()
+}
+
 fn changed(rows: u64, id: VersionId) -> Result<(), Error> {
     if rows == 0 { Err(Error::Stale { what: format!("{id:?}") }) } else { Ok(()) }
 }

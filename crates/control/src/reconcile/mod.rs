@@ -1,5 +1,6 @@
 //! Reconcilers: idempotent functions from current state to actions.
 
+pub mod builds;
 pub mod deployments;
 pub mod routes;
 pub mod leftovers;

@@ -1,0 +1,358 @@
+//! Builds versions: a fresh sandbox for each attempt, at most [`MAX_AT_ONCE`] at a time.
+//!
+//! Promises: a build starts from the durable source only, so control may die at any moment and
+//! the next one builds again; a version leaves `building` in one transaction with what follows
+//! from that; a build sandbox that no build of this process uses is removed.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use miosa_provider::{Key, Observed, Owner, Phase};
+use miosa_publish::{Artifact, BuildContext, BuildError, BuildLog, Deadlines};
+use miosa_store::{
+    deployments,
+    versions::{self, Version},
+};
+use miosa_types::{
+    VersionId, WorkloadId,
+    deployment::{VersionKind, VersionState},
+    guest::Endpoint,
+};
+use tokio::sync::Notify;
+
+use crate::{
+    Control,
+    driver::{Reconciler, Report, StepError},
+    workloads,
+};
+
+/// Builds at once.
+pub const MAX_AT_ONCE: usize = 2;
+/// Longest time of one attempt.
+pub const TIME_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// How long the build sandbox may take to start.
+pub const START_DEADLINE: Duration = Duration::from_secs(60);
+/// Attempts that end for reasons that are not the app's.
+pub const ATTEMPTS: u32 = 3;
+/// Log lines in the reason of a failure.
+const TAIL_LINES: usize = 30;
+/// The log is saved this often while a build runs.
+const SAVE_LOG: Duration = Duration::from_secs(2);
+/// Attempts at a compare-and-set.
+const WRITES: u32 = 5;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Builds {
+    control: Arc<Control>,
+    running: Arc<Mutex<Running>>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    workloads: BTreeMap<VersionId, WorkloadId>,
+    attempts: BTreeMap<VersionId, u32>,
+}
+
+/// How one attempt ended.
+enum Outcome {
+    Built(miosa_publish::Built),
+    /// The app's fault.
+    Failed(String),
+    /// Ours; worth another attempt.
+    Interrupted(String),
+}
+
+impl Builds {
+    /// Builds of this installation.
+    pub fn new(control: Arc<Control>) -> Self {
+        Self { control, running: Arc::default() }
+    }
+
+    fn start(&self, version: Version) {
+        let workload = self.control.env.id();
+        lock(&self.running).workloads.insert(version.id, workload);
+        let (control, running) = (self.control.clone(), self.running.clone());
+        tokio::spawn(async move {
+            let id = version.id;
+            let log = BuildLog::new();
+            let outcome = attempt(&control, &version, workload, &log).await;
+            let attempts = {
+                let mut running = lock(&running);
+                let attempts = running.attempts.entry(id).or_default();
+                *attempts += 1;
+                *attempts
+            };
+            if let Err(error) = record(&control, &version, outcome, attempts, &log).await {
+                // The version is still `building`, so it is built again.
+                tracing::warn!(version = %id, %error, "the outcome of a build is not recorded");
+            }
+            lock(&running).workloads.remove(&id);
+            let key = Key { workload, revision: 1 };
+            if let Err(error) = control.provider.delete(key, 0).await {
+                tracing::debug!(version = %id, %error, "a build sandbox is removed later");
+            }
+            control.wakes.builds.notify_one();
+        });
+    }
+
+    /// Build sandboxes that no build of this process uses.
+    fn strays(&self, replicas: &[Observed]) -> Vec<Key> {
+        let running = lock(&self.running);
+        let is_used = |o: &Observed| running.workloads.values().any(|w| *w == o.key.workload);
+        let is_build = |o: &Observed| matches!(o.owner, Owner::Build(_));
+        replicas.iter().filter(|o| is_build(o) && !is_used(o)).map(|o| o.key).collect()
+    }
+}
+
+fn lock(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
+    running.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn attempt(
+    control: &Control,
+    version: &Version,
+    workload: WorkloadId,
+    log: &BuildLog,
+) -> Outcome {
+    let work = async {
+        let endpoint = match sandbox(control, version, workload).await {
+            Ok(endpoint) => endpoint,
+            Err(outcome) => return outcome,
+        };
+        build(control, version, &endpoint, log).await
+    };
+    let save = async {
+        let mut saved = String::new();
+        loop {
+            tokio::time::sleep(SAVE_LOG).await;
+            let text = log.text();
+            if text != saved {
+                save_log(control, version.id, &text).await;
+                saved = text;
+            }
+        }
+    };
+    tokio::select! {
+        outcome = tokio::time::timeout(TIME_LIMIT, work) => outcome.unwrap_or_else(|_| {
+            let minutes = TIME_LIMIT.as_secs() / 60;
+            Outcome::Failed(format!("The build took longer than {minutes} minutes."))
+        }),
+        never = save => never,
+    }
+}
+
+async fn save_log(control: &Control, version: VersionId, text: &str) {
+    let saved = async {
+        let mut db = control.store.conn().await?;
+        versions::set_build_log(&mut db, version, text).await
+    };
+    if let Err(error) = saved.await {
+        tracing::warn!(%version, %error, "the log of a build is not saved");
+    }
+}
+
+/// Starts the build sandbox and waits until it takes commands.
+async fn sandbox(
+    control: &Control,
+    version: &Version,
+    workload: WorkloadId,
+) -> Result<Endpoint, Outcome> {
+    let spec = workloads::build_spec(version, workload);
+    control.provider.apply(&spec).await.map_err(|error| match error {
+        miosa_provider::Error::Invalid { reason } => Outcome::Failed(reason),
+        error => Outcome::Interrupted(format!("The build sandbox could not be started: {error}.")),
+    })?;
+    let look = |observed: &crate::Observations| {
+        let replicas = observed.of_workload(workload)?;
+        let replica = replicas.into_iter().next()?;
+        match replica.phase {
+            Phase::Ready { .. } => replica.guest.map(Ok),
+            Phase::Exited { code } => {
+                Some(Err(format!("The build sandbox ended with code {code}.")))
+            }
+            _ => None,
+        }
+    };
+    match control.observed.wait_for(START_DEADLINE, look).await {
+        Some(outcome) => outcome.map_err(Outcome::Interrupted),
+        None => Err(Outcome::Interrupted("The build sandbox did not start in time.".to_owned())),
+    }
+}
+
+async fn build(
+    control: &Control,
+    version: &Version,
+    endpoint: &Endpoint,
+    log: &BuildLog,
+) -> Outcome {
+    let Some(source) = version.source else {
+        return Outcome::Failed("This version has no source.".to_owned());
+    };
+    let request = match serde_json::from_value(version.request.clone()) {
+        Ok(request) => request,
+        Err(error) => return Outcome::Failed(format!("Its request cannot be read: {error}.")),
+    };
+    let context = BuildContext {
+        guest: &*control.guest,
+        endpoint,
+        artifacts: &control.artifacts,
+        request: &request,
+        source,
+        log,
+        deadlines: Deadlines::default(),
+    };
+    match miosa_publish::build(&context).await {
+        Ok(built) => Outcome::Built(built),
+        Err(BuildError::Failed { reason, .. }) => Outcome::Failed(reason),
+        Err(error @ (BuildError::NoSpace | BuildError::Unavailable { .. })) => {
+            tracing::warn!(version = %version.id, error = ?error, "a build was interrupted");
+            Outcome::Interrupted(error.to_string())
+        }
+    }
+}
+
+async fn record(
+    control: &Control,
+    version: &Version,
+    outcome: Outcome,
+    attempts: u32,
+    log: &BuildLog,
+) -> Result<(), miosa_store::Error> {
+    save_log(control, version.id, &log.text()).await;
+    match outcome {
+        Outcome::Built(built) => {
+            let mut last = Ok(());
+            for _ in 0..WRITES {
+                last = record_built(control, version, &built).await;
+                if !matches!(last, Err(miosa_store::Error::Stale { .. })) {
+                    break;
+                }
+            }
+            last?;
+            tracing::info!(version = %version.id, framework = built.framework, "built");
+        }
+        Outcome::Interrupted(why) if attempts < ATTEMPTS => {
+            tracing::warn!(version = %version.id, why, "builds again");
+            return Ok(());
+        }
+        Outcome::Failed(reason) | Outcome::Interrupted(reason) => {
+            let tail = log.tail(TAIL_LINES).join("\n");
+            let reason = if tail.is_empty() {
+                reason
+            } else {
+                format!("{reason} The last lines of the build:\n{tail}")
+            };
+            record_failed(control, version, &reason).await?;
+        }
+    }
+    control.wakes.deployments.notify_one();
+    control.wakes.routes.notify_one();
+    Ok(())
+}
+
+/// The version is ready and, if that was asked and no newer one is active, it becomes the one
+/// that shall serve.
+async fn record_built(
+    control: &Control,
+    version: &Version,
+    built: &miosa_publish::Built,
+) -> Result<(), miosa_store::Error> {
+    let now = control.env.now();
+    let mut tx = control.store.begin().await?;
+    versions::set_ready(&mut tx, version.id, &row(&built.artifact), now).await?;
+    let deployment = deployments::find(&mut tx, version.tenant, version.deployment).await?;
+    if let Some(mut deployment) = deployment.filter(|_| version.is_promoted_when_ready) {
+        let active = match deployment.active_version {
+            Some(active) => versions::find(&mut tx, version.tenant, active).await?,
+            None => None,
+        };
+        // Builds may end in another order than they began.
+        if active.is_none_or(|active| active.number < version.number) {
+            deployment.active_version = Some(version.id);
+            deployment.failure = None;
+            deployments::update(&mut tx, &deployment, now).await?;
+            versions::set_promoted(&mut tx, version.id, now).await?;
+        }
+    }
+    Ok(tx.commit().await?)
+}
+
+async fn record_failed(
+    control: &Control,
+    version: &Version,
+    reason: &str,
+) -> Result<(), miosa_store::Error> {
+    let mut tx = control.store.begin().await?;
+    versions::set_failed(&mut tx, version.id, reason, control.env.now()).await?;
+    deployments::set_failure(&mut tx, version.deployment, reason).await?;
+    tracing::info!(version = %version.id, "its build failed");
+    Ok(tx.commit().await?)
+}
+
+fn row(artifact: &Artifact) -> versions::Built {
+    match artifact {
+        Artifact::Site { manifest, files, total_bytes } => versions::Built {
+            kind: VersionKind::Static,
+            artifact: versions::Artifact { digest: *manifest, bytes: *total_bytes, files: *files },
+            run: None,
+        },
+        Artifact::App { layer, files, run } => versions::Built {
+            kind: VersionKind::Dynamic,
+            artifact: versions::Artifact {
+                digest: layer.digest,
+                bytes: layer.size,
+                files: *files,
+            },
+            run: Some(serde_json::to_value(run).expect("a run configuration is plain data")),
+        },
+    }
+}
+
+#[async_trait]
+impl Reconciler for Builds {
+    fn name(&self) -> &'static str {
+        "builds"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+
+    fn wake(&self) -> Arc<Notify> {
+        self.control.wakes.builds.clone()
+    }
+
+    async fn step(&self) -> Result<Report, StepError> {
+        let Some(replicas) = self.control.observed.replicas() else {
+            return Ok(Report::default());
+        };
+        let strays = self.strays(&replicas);
+        for key in &strays {
+            self.control.provider.delete(*key, 0).await?;
+        }
+        let mut db = self.control.store.conn().await?;
+        let waiting = versions::page(&mut db, VersionState::Building, None).await?;
+        drop(db);
+        let mut report =
+            Report { looked_at: waiting.len(), acted: strays.len(), ..Report::default() };
+        for version in waiting {
+            let running = lock(&self.running);
+            let is_full = running.workloads.len() >= MAX_AT_ONCE;
+            let is_running = running.workloads.contains_key(&version.id);
+            drop(running);
+            if is_full {
+                break;
+            }
+            if !is_running {
+                self.start(version);
+                report.acted += 1;
+            }
+        }
+        Ok(report)
+    }
+}
