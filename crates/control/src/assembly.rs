@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Control, Reconciler,
     driver::{self, Steps},
-    link, observe, reconcile,
+    link, monitor, observe, reconcile,
 };
 
 /// How to run.
@@ -36,6 +36,8 @@ pub async fn run(control: Arc<Control>, options: Options, stop: CancellationToke
         control.wakes.clone(),
         stop.clone(),
     ));
+    tasks.spawn(monitor::run(control.clone(), stop.clone()));
+    tasks.spawn(relay(control.clone(), stop.clone()));
     for reconciler in reconcilers(&control) {
         let (env, steps) = (control.env.clone(), options.steps.clone());
         tasks.spawn(driver::run(reconciler, env, steps, stop.clone()));
@@ -46,6 +48,18 @@ pub async fn run(control: Arc<Control>, options: Options, stop: CancellationToke
         }
     }
     Ok(())
+}
+
+/// What edges report wakes the reconciler that waits for it.
+async fn relay(control: Arc<Control>, stop: CancellationToken) {
+    let mut reports = control.edges.reports();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = reports.changed() => if changed.is_err() { return },
+        }
+        control.wakes.deployments.notify_one();
+    }
 }
 
 /// Every reconciler of the platform.

@@ -1,14 +1,40 @@
 //! Judges whether ready replicas still answer.
 //!
-//! Promises: it never starts or stops anything by itself except through `Provider::replace`;
-//! [`judge`] is the whole decision and does no I/O.
+//! Promises: [`judge`] is the whole decision and does no I/O; a replica is probed at once when an
+//! edge suspects it and every [`IDLE`] otherwise; nothing is replaced on a single failure; while
+//! the provider's state is unknown nothing is replaced at all.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
-use miosa_types::InstanceId;
+use futures_util::StreamExt as _;
+use jiff::{SignedDuration, Timestamp};
+use miosa_provider::{Observed, Owner, When};
+use miosa_store::versions;
+use miosa_types::{
+    InstanceId, VersionId,
+    deployment::VersionState,
+    probe::{Outcome, Target},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Control, workloads};
+
+/// A replica that nobody suspects is probed this often.
+pub const IDLE: SignedDuration = SignedDuration::from_secs(10);
+/// Longest time that a probe may take.
+pub const TIMEOUT: Duration = Duration::from_secs(1);
+/// Failures in a row that make a replica suspect.
+pub const FAILURES: u32 = 2;
+/// A replica that is silent but whose port is open may be busy; it gets this long.
+pub const BUSY: SignedDuration = SignedDuration::from_secs(15);
+/// One probe is sent this long after the other while a replica fails.
+const TICK: Duration = Duration::from_secs(1);
+/// Probes at once.
+const AT_ONCE: usize = 64;
 
 /// Replicas that did not answer two probes in a row. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -20,16 +46,236 @@ impl Suspects {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether this one is suspect.
-    pub fn contains(&self, instance: InstanceId) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(&instance)
-    }
-
     /// Replaces the set; whether it changed.
-    pub fn set(&self, suspects: BTreeSet<InstanceId>) -> bool {
+    fn set(&self, suspects: BTreeSet<InstanceId>) -> bool {
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let has_changed = *current != suspects;
         *current = suspects;
         has_changed
+    }
+}
+
+/// What is known of one replica's answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Failures in a row.
+    pub failures: u32,
+    /// How many of them were refused connections.
+    pub refused: u32,
+    /// When the first of them was.
+    pub failing_since: Option<Timestamp>,
+    /// When it was last probed.
+    pub probed_at: Option<Timestamp>,
+}
+
+/// What follows from the answers of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Well,
+    /// Send requests elsewhere if there is another.
+    Suspect,
+    /// Swap it.
+    Replace(When),
+}
+
+/// Takes in one outcome. A refused port cannot serve anyone, so nothing is lost by replacing at
+/// once; a silent one may be busy.
+pub fn judge(before: Health, outcome: Outcome, now: Timestamp) -> (Health, Verdict) {
+    if let Outcome::Answered(_) = outcome {
+        return (Health { probed_at: Some(now), ..Health::default() }, Verdict::Well);
+    }
+    let since = before.failing_since.unwrap_or(now);
+    let health = Health {
+        failures: before.failures + 1,
+        refused: if outcome == Outcome::Refused { before.refused + 1 } else { 0 },
+        failing_since: Some(since),
+        probed_at: Some(now),
+    };
+    let verdict = if health.failures < FAILURES {
+        Verdict::Well
+    } else if health.refused >= FAILURES {
+        Verdict::Replace(When::Now)
+    } else if now.duration_since(since) >= BUSY {
+        Verdict::Replace(When::WhenNewIsReady)
+    } else {
+        Verdict::Suspect
+    };
+    (health, verdict)
+}
+
+/// Whether a replica is to be probed now.
+pub fn is_due(health: &Health, is_suspected: bool, now: Timestamp) -> bool {
+    is_suspected
+        || health.failures > 0
+        || health.probed_at.is_none_or(|at| now.duration_since(at) >= IDLE)
+}
+
+/// Probes until `stop`.
+pub async fn run(control: Arc<Control>, stop: CancellationToken) {
+    let mut monitor = Monitor { control, health: BTreeMap::new(), paths: BTreeMap::new() };
+    let mut suspected = monitor.control.edges.suspects();
+    loop {
+        monitor.round().await;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TICK) => {}
+            changed = suspected.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+struct Monitor {
+    control: Arc<Control>,
+    health: BTreeMap<InstanceId, Health>,
+    /// What to ask for, by version.
+    paths: BTreeMap<VersionId, String>,
+}
+
+impl Monitor {
+    async fn round(&mut self) {
+        let suspected = self.control.edges.take_suspects();
+        let Some(replicas) = self.control.observed.replicas() else { return };
+        let ready: Vec<_> = replicas
+            .into_iter()
+            .filter(|o| matches!(o.owner, Owner::Version(_)) && o.phase.ready().is_some())
+            .collect();
+        let ids: BTreeSet<_> = ready.iter().map(|o| o.instance).collect();
+        self.health.retain(|id, _| ids.contains(id));
+        let now = self.control.env.now();
+        let due: Vec<_> = ready
+            .into_iter()
+            .filter(|o| {
+                // One that just became ready was asked by the provider.
+                let health = self.health.entry(o.instance).or_insert(Health {
+                    probed_at: Some(now),
+                    ..Health::default()
+                });
+                is_due(health, suspected.contains(&o.instance), now)
+            })
+            .collect();
+        if !due.is_empty() {
+            self.learn_paths(&due).await;
+            self.probe(due).await;
+        }
+        let suspects = self
+            .health
+            .iter()
+            .filter(|(_, health)| health.failures >= FAILURES)
+            .map(|(id, _)| *id)
+            .collect();
+        if self.control.suspects.set(suspects) {
+            self.control.wakes.routes.notify_one();
+            self.control.wakes.deployments.notify_one();
+        }
+    }
+
+    async fn probe(&mut self, due: Vec<Observed>) {
+        let control = self.control.clone();
+        let ask = |observed: Observed| {
+            let path = match observed.owner {
+                Owner::Version(version) => self.paths.get(&version).cloned(),
+                _ => None,
+            };
+            let path = path.unwrap_or_else(|| "/".to_owned());
+            let probe = control.probe.clone();
+            async move {
+                let addr = observed.phase.ready()?;
+                let host = addr.to_string();
+                let target = Target { addr, host, path, timeout: TIMEOUT };
+                Some((probe.probe(&target).await, observed))
+            }
+        };
+        let asked: Vec<_> =
+            futures_util::stream::iter(due.into_iter().map(ask)).buffer_unordered(AT_ONCE).collect().await;
+        for (outcome, observed) in asked.into_iter().flatten() {
+            self.conclude(outcome, &observed).await;
+        }
+    }
+
+    async fn conclude(&mut self, outcome: Outcome, observed: &Observed) {
+        let instance = observed.instance;
+        let before = self.health.get(&instance).copied().unwrap_or_default();
+        let (health, verdict) = judge(before, outcome, self.control.env.now());
+        self.health.insert(instance, health);
+        let Verdict::Replace(when) = verdict else { return };
+        // What was probed may have ended meanwhile.
+        let is_there = self.control.observed.replicas().is_some_and(|replicas| {
+            replicas.iter().any(|o| o.instance == instance && o.phase.ready().is_some())
+        });
+        if !is_there {
+            return;
+        }
+        tracing::warn!(%instance, ?outcome, ?when, "a replica does not answer and is replaced");
+        if let Err(error) = self.control.provider.replace(observed.key, instance, when).await {
+            tracing::warn!(%instance, %error, "it could not be replaced");
+        }
+    }
+
+    /// Reads the health paths of versions that were not seen before.
+    async fn learn_paths(&mut self, due: &[Observed]) {
+        let is_new = |o: &Observed| {
+            matches!(o.owner, Owner::Version(version) if !self.paths.contains_key(&version))
+        };
+        if !due.iter().any(is_new) {
+            return;
+        }
+        let read = async {
+            let mut db = self.control.store.conn().await?;
+            versions::all(&mut db, VersionState::Ready).await
+        };
+        match read.await {
+            Ok(rows) => {
+                let path = |row: &versions::Version| {
+                    let run = workloads::run_config(row).ok();
+                    run.and_then(|run| run.health_check_path).unwrap_or_else(|| "/".to_owned())
+                };
+                self.paths = rows.iter().map(|row| (row.id, path(row))).collect();
+            }
+            Err(error) => tracing::warn!(%error, "cannot read what to probe"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_failures_make_a_suspect_and_what_follows_depends_on_the_kind() {
+        let start: Timestamp = "2026-06-01T12:00:00Z".parse().unwrap();
+        let after = |seconds: i64| start + SignedDuration::from_secs(seconds);
+        let run = |outcomes: &[(i64, Outcome)]| {
+            let first = (Health::default(), Verdict::Well);
+            outcomes.iter().fold(first, |(health, _), (at, o)| judge(health, *o, after(*at))).1
+        };
+        use Outcome::{Answered, Broken, Refused, TimedOut};
+        for (outcomes, expected) in [
+            (&[(0, Answered(200))][..], Verdict::Well),
+            (&[(0, Answered(500))], Verdict::Well), // an answer is an answer
+            (&[(0, TimedOut)], Verdict::Well),
+            (&[(0, TimedOut), (1, TimedOut)], Verdict::Suspect),
+            (&[(0, TimedOut), (1, Broken)], Verdict::Suspect),
+            (&[(0, TimedOut), (1, Answered(200)), (2, TimedOut)], Verdict::Well),
+            (&[(0, Refused), (1, Refused)], Verdict::Replace(When::Now)),
+            (&[(0, TimedOut), (1, Refused)], Verdict::Suspect),
+            (&[(0, TimedOut), (14, TimedOut)], Verdict::Suspect),
+            (&[(0, TimedOut), (15, TimedOut)], Verdict::Replace(When::WhenNewIsReady)),
+        ] {
+            assert_eq!(run(outcomes), expected, "{outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn suspicion_and_failures_are_probed_at_once_the_others_rarely() {
+        let now: Timestamp = "2026-06-01T12:00:00Z".parse().unwrap();
+        let probed = |ago| Health {
+            probed_at: Some(now - SignedDuration::from_secs(ago)),
+            ..Health::default()
+        };
+        assert!(!is_due(&probed(9), false, now));
+        assert!(is_due(&probed(10), false, now));
+        assert!(is_due(&probed(0), true, now));
+        assert!(is_due(&Health { failures: 1, ..probed(0) }, false, now));
     }
 }
