@@ -85,6 +85,16 @@ pub enum Error {
         /// Whether asking again later can help.
         retryable: bool,
     },
+    /// The tenant has such an object already (409); `existing` is it.
+    #[error("{message}")]
+    Exists {
+        /// Stable code, as `WORKSPACE_NAME_EXISTS`.
+        code: &'static str,
+        /// Why.
+        message: String,
+        /// The object that is there.
+        existing: serde_json::Value,
+    },
     /// What was asked for was deleted for good (410).
     #[error("{message}")]
     Gone {
@@ -127,7 +137,7 @@ impl Error {
             Self::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, "invalid_token"),
             Self::Forbidden { code, .. } => (StatusCode::FORBIDDEN, code),
             Self::NameTaken { .. } => (StatusCode::CONFLICT, "NAME_TAKEN"),
-            Self::Conflict { code, .. } => (StatusCode::CONFLICT, code),
+            Self::Conflict { code, .. } | Self::Exists { code, .. } => (StatusCode::CONFLICT, code),
             Self::Gone { .. } => (StatusCode::GONE, "GONE"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE"),
             Self::Busy { code, .. } => (StatusCode::SERVICE_UNAVAILABLE, code),

@@ -4,17 +4,31 @@
 //! tenant's data takes a [`Caller`]; errors cross the boundary as [`Error`] only; everything
 //! below `/api/v1` but health needs a key, whatever a handler does.
 
+pub mod admin;
+pub mod branding;
+pub mod keys;
+pub mod projects;
+pub mod settings;
+pub mod tenants;
+pub mod workspaces;
+mod domains;
 pub mod auth;
 pub mod caller;
 pub mod error;
+pub mod exec;
 pub mod extract;
+pub mod files;
 pub mod health;
 pub mod idempotency;
 pub mod metrics;
+pub mod previews;
+pub mod processes;
 pub mod request;
+pub mod sandboxes;
 pub mod scope;
 pub mod serve;
 pub mod state;
+pub mod templates;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 
@@ -43,7 +57,15 @@ pub fn router(state: AppState) -> Router {
 
 /// Everything below `/api/v1`. Each area adds its own line.
 fn v1() -> Router<AppState> {
-    Router::new().merge(health::routes())
+    Router::new()
+        .merge(health::routes())
+        .merge(admin::routes())
+        .merge(branding::routes())
+        .merge(keys::routes())
+        .merge(projects::routes())
+        .merge(settings::routes())
+        .merge(tenants::routes())
+        .merge(workspaces::routes())
 }
 
 async fn unknown_route(uri: axum::extract::OriginalUri) -> Error {

@@ -91,6 +91,10 @@ fn envelope(error: &Error, code: &'static str, request_id: &str) -> ErrorEnvelop
             details,
             retryable,
             retry_after_ms,
+            existing: match error {
+                Error::Exists { existing, .. } => Some(existing.clone()),
+                _ => None,
+            },
         },
         errors: (!errors.is_empty()).then_some(errors),
         request_id: request_id.to_owned(),

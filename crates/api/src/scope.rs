@@ -81,7 +81,8 @@ async fn find_project(
     projects::find(db, tenant, id).await?.ok_or_else(missing)
 }
 
-async fn workspace(
+/// The workspace alone.
+pub(crate) async fn workspace(
     db: &mut AnyConnection,
     env: &Env,
     tenant: TenantId,
@@ -165,7 +166,7 @@ async fn project(
     Ok(new.id)
 }
 
-const DEFAULT_SLUG: &str = "default";
+pub(crate) const DEFAULT_SLUG: &str = "default";
 const DEFAULT_NAME: &str = "Default";
 
 fn default_slug() -> Result<Slug, Error> {

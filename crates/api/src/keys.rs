@@ -1,0 +1,129 @@
+//! `/api-keys`.
+//!
+//! Promises: a key is shown once; a key cannot make one that may do more than itself; the
+//! operator's key is not listed and cannot be revoked here.
+
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+use jiff::Timestamp;
+use miosa_store::api_keys::{self, ApiKey};
+use miosa_types::ApiKeyId;
+use miosa_wire::{
+    Data,
+    keys::{self as wire, NewKey},
+};
+
+use crate::{AppState, Caller, Error, Json, Path, auth, tenants::check_name};
+
+/// Most scopes of one key.
+const MAX_SCOPES: usize = 64;
+
+/// Routes of this area.
+pub fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/api-keys", get(list).post(create))
+        .route("/api-keys/{key}", get(read).delete(revoke))
+}
+
+async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(new): Json<NewKey>,
+) -> Result<(StatusCode, Json<Data<wire::ApiKey>>), Error> {
+    let env = &state.control.env;
+    let mut key = auth::new_key(env, caller.tenant, check_name(&new.name)?, false);
+    let scopes = new.scopes.unwrap_or_else(|| caller.scopes.clone());
+    check_scopes(&caller, &scopes)?;
+    if new.expires_at.is_some_and(|end| end <= env.now()) {
+        return Err(Error::Invalid {
+            field: "expires_at",
+            message: "must be in the future".to_owned(),
+        });
+    }
+    key.row.scopes = scopes;
+    key.row.expires_at = new.expires_at;
+    api_keys::insert(&mut *state.control.store.conn().await?, &key.row).await?;
+    let mut answer = render(&key.row, env.now());
+    answer.key = Some(key.key.expose().to_owned());
+    answer.token.clone_from(&answer.key);
+    Ok((StatusCode::CREATED, Json(Data::new(answer))))
+}
+
+async fn list(
+    State(state): State<AppState>,
+    caller: Caller,
+) -> Result<Json<Data<Vec<wire::ApiKey>>>, Error> {
+    let keys = api_keys::list(&mut *state.control.store.conn().await?, caller.tenant).await?;
+    let now = state.control.env.now();
+    Ok(Json(Data::new(keys.iter().map(|key| render(key, now)).collect())))
+}
+
+async fn read(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ApiKeyId>,
+) -> Result<Json<Data<wire::ApiKey>>, Error> {
+    let mut db = state.control.store.conn().await?;
+    let key = api_keys::find(&mut db, caller.tenant, id).await?.filter(|key| !key.is_operator);
+    let key = key.ok_or_else(|| missing(id))?;
+    Ok(Json(Data::new(render(&key, state.control.env.now()))))
+}
+
+/// Revoking a revoked key is fine.
+async fn revoke(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ApiKeyId>,
+) -> Result<StatusCode, Error> {
+    let mut db = state.control.store.conn().await?;
+    let now = state.control.env.now();
+    let is_done = api_keys::revoke(&mut db, caller.tenant, id, now).await?;
+    let is_there = is_done
+        || api_keys::find(&mut db, caller.tenant, id).await?.is_some_and(|key| !key.is_operator);
+    if is_there { Ok(StatusCode::NO_CONTENT) } else { Err(missing(id)) }
+}
+
+fn check_scopes(caller: &Caller, scopes: &[String]) -> Result<(), Error> {
+    let is_scope = |scope: &String| {
+        scope == "*"
+            || (scope.len() <= 64
+                && scope.split_once(':').is_some_and(|(area, right)| {
+                    !area.is_empty()
+                        && !right.is_empty()
+                        && scope.bytes().all(|b| b.is_ascii_lowercase() || b"_:*-".contains(&b))
+                }))
+    };
+    if scopes.is_empty() || scopes.len() > MAX_SCOPES || !scopes.iter().all(is_scope) {
+        return Err(Error::Invalid {
+            field: "scopes",
+            message: "give 1 to 64 scopes like `sandboxes:read`, or `*`".to_owned(),
+        });
+    }
+    scopes.iter().try_for_each(|scope| caller.require(scope))
+}
+
+fn missing(id: ApiKeyId) -> Error {
+    Error::NotFound { kind: "API key", id: id.to_string() }
+}
+
+fn render(key: &ApiKey, now: Timestamp) -> wire::ApiKey {
+    let status = match (key.revoked_at, key.is_usable(now)) {
+        (Some(_), _) => "revoked",
+        (None, false) => "expired",
+        (None, true) => "active",
+    };
+    wire::ApiKey {
+        id: key.id,
+        key: None,
+        token: None,
+        key_prefix: key.prefix.clone(),
+        name: key.name.clone(),
+        key_type: "platform",
+        key_purpose: "api",
+        scopes: key.scopes.clone(),
+        rate_limit_rpm: None,
+        status,
+        created_at: key.created_at,
+        expires_at: key.expires_at,
+        last_used_at: key.last_used_at,
+    }
+}
