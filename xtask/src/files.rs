@@ -37,15 +37,17 @@ fn rust_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 fn faults_of(path: &str, text: &str) -> Vec<String> {
     let mut faults = Vec::new();
-    if !text.starts_with("//!") {
+    // A file of tests says what it is for by its neighbour's name.
+    let is_tests = path.ends_with("tests.rs");
+    if !text.starts_with("//!") && !is_tests {
         faults.push(format!("{path}:1: open the file with `//!`: what it is for, what it promises"));
     }
     let lines = code_lines(text);
-    if lines > MAX_LINES {
+    if lines > MAX_LINES && !is_tests {
         faults.push(format!("{path}: {lines} lines of code, at most {MAX_LINES}"));
     }
     let is_visible = path.starts_with("crates/edge/src") || path.starts_with("crates/guest/src");
-    if is_visible && !MAY_NAME_THE_PRODUCT.contains(&path) {
+    if is_visible && !is_tests && !MAY_NAME_THE_PRODUCT.contains(&path) {
         for (number, line) in text.lines().enumerate() {
             let is_code = !line.trim_start().starts_with("//") && !line.contains("miosa_");
             if is_code && line.to_lowercase().contains("miosa") {
