@@ -4,11 +4,12 @@
 //! never sent is never lost while the app can come back within its hold limit, and that a dying
 //! app does not get its load multiplied.
 
-use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{pin::pin, sync::Arc, task::Poll};
 
 use futures_util::poll;
-use http::{HeaderValue, Response, StatusCode, header};
-use miosa_types::InstanceId;
+use http::{Response, StatusCode};
+use miosa_types::{InstanceId, link::Availability};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
 
 use crate::{
@@ -42,6 +43,22 @@ enum Step {
     Again,
 }
 
+/// Shows one request more that waits.
+struct Holding<'a>(&'a Gauge);
+
+impl<'a> Holding<'a> {
+    fn new(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Answers a request.
 pub(crate) async fn serve(visit: &mut Visit, app: &Arc<App>) -> Response<Body> {
     app.budget.earn();
@@ -68,7 +85,11 @@ async fn step(visit: &mut Visit, app: &Arc<App>, course: &mut Course) -> Step {
     let left = course.deadline.saturating_duration_since(Instant::now());
     match spec.verdict(visit.shared().config.env.now(), left) {
         Verdict::Refuse => {
-            return Step::Done(visit.page(Page::Unavailable, Some(spec.tenant)));
+            let page = match &spec.availability {
+                Availability::Stopped => Page::Stopped,
+                _ => Page::Failed,
+            };
+            return Step::Done(visit.page(page, Some(spec.tenant)));
         }
         Verdict::Wake => visit.shared().reports.wake(app.id),
         Verdict::Serve => {}
@@ -129,7 +150,7 @@ fn failed(
             Step::Again
         }
         Failure::TooSlow => {
-            Step::Done(visit.text(StatusCode::GATEWAY_TIMEOUT, "The application did not answer"))
+            Step::Done(visit.page(Page::GatewayTimeout, Some(app.spec.load().tenant)))
         }
         Failure::Client => {
             Step::Done(visit.text(StatusCode::BAD_REQUEST, "The request body broke off"))
@@ -154,7 +175,9 @@ async fn hold(visit: &Visit, app: &Arc<App>, course: &mut Course) -> Step {
     let shared = visit.shared();
     course.is_released = false;
     shared.metrics.held.inc();
-    let waiting = shared.holds.wait(&app.queue, visit.who(), &shared.config.limits, course.deadline);
+    let _holding = Holding::new(&shared.metrics.holding);
+    let waiting =
+        shared.holds.wait(&app.queue, visit.who(), &shared.config.limits, course.deadline);
     let mut waiting = pin!(waiting);
     let waited = match poll!(&mut waiting) {
         Poll::Ready(waited) => waited,
@@ -176,23 +199,10 @@ async fn hold(visit: &Visit, app: &Arc<App>, course: &mut Course) -> Step {
             course.is_released = true;
             Step::Again
         }
-        Waited::TimedOut => {
-            Step::Done(visit.page(Page::Starting, Some(app.spec.load().tenant)))
-        }
+        Waited::TimedOut => Step::Done(visit.page(Page::Starting, Some(app.spec.load().tenant))),
         Waited::Full => {
             shared.metrics.hold_refused.inc();
-            Step::Done(busy(visit))
+            Step::Done(visit.page(Page::Overloaded, Some(app.spec.load().tenant)))
         }
     }
-}
-
-/// The answer beyond a bound.
-fn busy(visit: &Visit) -> Response<Body> {
-    let mut response = visit.text(StatusCode::SERVICE_UNAVAILABLE, "Too many requests are waiting");
-    response.headers_mut().insert(header::RETRY_AFTER, retry_after(Duration::from_secs(2)));
-    response
-}
-
-fn retry_after(after: Duration) -> HeaderValue {
-    HeaderValue::from(after.as_secs())
 }

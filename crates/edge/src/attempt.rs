@@ -72,15 +72,14 @@ pub(crate) async fn attempt(
     };
     // Just filled.
     let Some(link) = lease.link.as_mut() else { return Err(Failure::Written) };
-    let response = first_byte(visit, link, peer.removed, slow).await.map_err(|failure| {
-        match failure {
+    let response =
+        first_byte(visit, link, peer.removed, slow).await.map_err(|failure| match failure {
             _ if visit.replay.as_ref().is_some_and(crate::replay::Replay::has_failed) => {
                 Failure::Client
             }
             Failure::Unsent { .. } => Failure::Unsent { fresh: is_fresh },
             other => other,
-        }
-    })?;
+        })?;
     finish(visit, response, lease).await
 }
 

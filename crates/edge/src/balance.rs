@@ -147,6 +147,14 @@ impl Spec {
         }
     }
 
+    /// Whether waiting may be over: whoever waits must look again.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(
+            self.availability,
+            Availability::Stopped | Availability::Failed | Availability::Backoff { .. }
+        )
+    }
+
     pub(crate) fn has_usable(&self) -> bool {
         self.replicas.iter().any(|replica| replica.is_usable())
     }
@@ -184,7 +192,8 @@ impl App {
     pub(crate) fn update(&self, of: &link::App) {
         let old = self.spec.load();
         let keep = |new: &link::Replica| {
-            let is_same = |old: &&Arc<Replica>| old.instance == new.instance && old.addr == new.addr;
+            let is_same =
+                |old: &&Arc<Replica>| old.instance == new.instance && old.addr == new.addr;
             let Some(known) = old.replicas.iter().find(is_same) else {
                 return Arc::new(Replica::new(new));
             };

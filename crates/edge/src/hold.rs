@@ -69,7 +69,11 @@ impl Drop for Share {
 struct ClientShare(Arc<Mutex<HashMap<IpAddr, usize>>>, IpAddr);
 
 impl ClientShare {
-    fn take(clients: &Arc<Mutex<HashMap<IpAddr, usize>>>, ip: IpAddr, limit: usize) -> Option<Self> {
+    fn take(
+        clients: &Arc<Mutex<HashMap<IpAddr, usize>>>,
+        ip: IpAddr,
+        limit: usize,
+    ) -> Option<Self> {
         let mut map = clients.lock().unwrap_or_else(PoisonError::into_inner);
         let count = map.entry(ip).or_default();
         if *count >= limit {
@@ -128,7 +132,8 @@ impl Holds {
     }
 
     /// How many wait.
-    pub(crate) fn count(&self) -> usize {
+    #[cfg(test)]
+    fn count(&self) -> usize {
         self.count.load(Relaxed)
     }
 }

@@ -32,7 +32,8 @@ pub(crate) fn identify(parts: &Parts, head: &[u8]) -> Result<Host, Refusal> {
         return Err(refuse(StatusCode::BAD_REQUEST, "more than one Host"));
     }
     let bad = refuse(StatusCode::BAD_REQUEST, "Host is no host");
-    let field = field.map(|value| value.to_str().ok().and_then(Host::parse).ok_or(bad)).transpose()?;
+    let field =
+        field.map(|value| value.to_str().ok().and_then(Host::parse).ok_or(bad)).transpose()?;
     let authority =
         parts.uri.authority().map(|a| Host::parse(a.as_str()).ok_or(bad)).transpose()?;
     match (field, authority) {
@@ -48,6 +49,7 @@ pub(crate) fn identify(parts: &Parts, head: &[u8]) -> Result<Host, Refusal> {
 /// Whether the head had a `Content-Length`, which hyper removes beside `Transfer-Encoding`.
 /// Where the kept bytes begin with another request (pipelining), hyper's removal has to do.
 fn has_content_length(parts: &Parts, head: &[u8]) -> bool {
+    const NAME: &[u8] = b"content-length:";
     if parts.headers.contains_key(header::CONTENT_LENGTH) {
         return true;
     }
@@ -56,7 +58,6 @@ fn has_content_length(parts: &Parts, head: &[u8]) -> bool {
     if begins.is_none_or(|rest| !rest.starts_with(b" ")) {
         return false;
     }
-    const NAME: &[u8] = b"content-length:";
     head.split(|byte| *byte == b'\n')
         .skip(1)
         .take_while(|line| !line.trim_ascii().is_empty())
@@ -74,7 +75,10 @@ pub(crate) fn is_websocket(parts: &Parts) -> bool {
     parts.version == Version::HTTP_11
         && parts.method == Method::GET
         && parts.headers.get_all(header::UPGRADE).iter().count() == 1
-        && parts.headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && parts
+            .headers
+            .get(header::UPGRADE)
+            .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"))
         && names(header::CONNECTION, "upgrade")
 }
 
@@ -129,7 +133,8 @@ mod tests {
         let parts = parts("/", &[("host", "a.b"), ("transfer-encoding", "chunked")]);
         let head = b"GET / HTTP/1.1\r\nHost: a.b\r\nContent-LENGTH: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert!(identify(&parts, head).is_err());
-        let body = b"GET / HTTP/1.1\r\nHost: a.b\r\nTransfer-Encoding: chunked\r\n\r\ncontent-length: 3";
+        let body =
+            b"GET / HTTP/1.1\r\nHost: a.b\r\nTransfer-Encoding: chunked\r\n\r\ncontent-length: 3";
         assert!(identify(&parts, body).is_ok(), "what stands in the body does not count");
     }
 
@@ -140,7 +145,12 @@ mod tests {
         assert!(!is(&[("sec-fetch-mode", "cors"), ("accept", "text/html")]));
         assert!(is(&[("accept", "text/html,*/*")]));
         assert!(!is(&[("accept", "*/*")]));
-        let ws = |upgrade| is_websocket(&parts("/", &[("upgrade", upgrade), ("connection", "keep-alive, Upgrade")]));
+        let ws = |upgrade| {
+            is_websocket(&parts(
+                "/",
+                &[("upgrade", upgrade), ("connection", "keep-alive, Upgrade")],
+            ))
+        };
         assert!(ws("WebSocket"));
         assert!(!ws("h2c"));
         assert!(!ws("websocket, h2c"));

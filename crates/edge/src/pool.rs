@@ -87,9 +87,8 @@ impl Pool {
         }
         link.idle_since = Instant::now();
         let mut idle = self.lock();
-        let slot = idle
-            .entry(key)
-            .or_insert_with(|| Slot { links: Vec::new(), removed: removed.clone() });
+        let slot =
+            idle.entry(key).or_insert_with(|| Slot { links: Vec::new(), removed: removed.clone() });
         if slot.links.len() < MAX_IDLE {
             slot.links.push(link);
         }

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use miosa_types::{
-    DeploymentId,
-    link::Up,
-};
+use miosa_types::{DeploymentId, link::Up};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{

@@ -103,7 +103,12 @@ impl Live {
     /// Replicas that take no new requests; their counts are reported.
     pub(crate) fn draining(&self) -> Vec<Arc<Replica>> {
         let of = |app: Arc<App>| app.spec.load().replicas.clone();
-        self.apps.values().into_iter().flat_map(of).filter(|replica| replica.is_draining()).collect()
+        self.apps
+            .values()
+            .into_iter()
+            .flat_map(of)
+            .filter(|replica| replica.is_draining())
+            .collect()
     }
 
     /// Makes one entry live. An app whose state changed is given back, so that its held
@@ -111,7 +116,7 @@ impl Live {
     pub(crate) fn insert(&self, loaded: Loaded) -> Option<Arc<App>> {
         match loaded {
             Loaded::Site(route, manifest) => {
-                self.insert_route(route.host, route.tenant, Target::Static(manifest));
+                self.insert_route(&route.host, route.tenant, Target::Static(manifest));
             }
             Loaded::Certificate(of, certified) => self.insert_certificate(of.chain, certified),
             Loaded::Plain(Entry::Settings(settings)) => {
@@ -125,7 +130,7 @@ impl Live {
                     // Comes as `Loaded::Site`.
                     link::Target::Static { .. } => return None,
                 };
-                self.insert_route(route.host, route.tenant, target);
+                self.insert_route(&route.host, route.tenant, target);
             }
             Loaded::Plain(Entry::App(of)) => return Some(self.insert_app(&of)),
             Loaded::Plain(Entry::Sandbox(of)) => self.insert_sandbox(&of),
@@ -163,7 +168,7 @@ impl Live {
         }
     }
 
-    fn insert_route(&self, host: String, tenant: TenantId, target: Target) {
+    fn insert_route(&self, host: &str, tenant: TenantId, target: Target) {
         self.routes.insert(host.to_ascii_lowercase(), Arc::new(Route { tenant, target }));
     }
 

@@ -110,10 +110,8 @@ pub(crate) async fn accept(
     let deadline = Instant::now() + limit;
     let too_slow = |_| HandshakeError::Failed(io::ErrorKind::TimedOut.into());
     let acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
-    let start = timeout_at(deadline, acceptor)
-        .await
-        .map_err(too_slow)?
-        .map_err(HandshakeError::Failed)?;
+    let start =
+        timeout_at(deadline, acceptor).await.map_err(too_slow)?.map_err(HandshakeError::Failed)?;
     let name = start.client_hello().server_name().map(str::to_ascii_lowercase);
     let certificate = match &name {
         Some(name) => live.certificate(name),

@@ -42,7 +42,7 @@ pub(crate) async fn open(
     Ok(switch(visit, response, removed.clone(), guard))
 }
 
-fn switch(
+pub(crate) fn switch(
     visit: &mut Visit,
     mut response: Response<Incoming>,
     removed: CancellationToken,

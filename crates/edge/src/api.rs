@@ -1,0 +1,120 @@
+//! Requests to the platform's API: forwarded to control over its Unix socket.
+//!
+//! While control restarts they are held, at most 5 s. Nothing is read from a request's body
+//! before a connection stands, so a waiting POST is not lost. One that was written to a control
+//! that then died is sent again only if that is safe: its method says so, or it carries an
+//! `Idempotency-Key`, by which control knows it again.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    body::Body,
+    headers,
+    upstream::{Link, SendError},
+    visit::Visit,
+};
+
+/// Pause between two connects while control is away.
+const EVERY: Duration = Duration::from_millis(20);
+/// Answers up to this length are held until they are complete.
+const HOLD_BYTES: usize = 64 * 1024;
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+enum Outcome {
+    Done(Response<Body>),
+    /// Control died before it answered; whether sending again is safe.
+    Died {
+        unsent: bool,
+    },
+}
+
+/// Answers a request.
+pub(crate) async fn serve(visit: &mut Visit) -> Response<Body> {
+    let deadline = visit.arrived + visit.shared().config.limits.api_hold;
+    loop {
+        let Some(link) = connect(visit, deadline).await else {
+            return away(visit, StatusCode::SERVICE_UNAVAILABLE);
+        };
+        match exchange(visit, link).await {
+            Outcome::Done(response) => return response,
+            Outcome::Died { unsent } => {
+                if visit.replay.as_ref().is_some_and(crate::replay::Replay::has_failed) {
+                    return visit.text(StatusCode::BAD_REQUEST, "The request body broke off");
+                }
+                let may_repeat = unsent || is_repeatable(visit);
+                if !may_repeat || !visit.can_repeat_body() || Instant::now() + EVERY > deadline {
+                    return away(visit, StatusCode::BAD_GATEWAY);
+                }
+                tokio::time::sleep(EVERY).await;
+            }
+        }
+    }
+}
+
+fn is_repeatable(visit: &Visit) -> bool {
+    visit.is_safe() || visit.parts.headers.contains_key(IDEMPOTENCY_KEY)
+}
+
+async fn connect(visit: &Visit, deadline: Instant) -> Option<Link> {
+    let path = &visit.shared().config.api_socket;
+    loop {
+        match timeout_at(deadline, Link::unix(path)).await {
+            Ok(Ok(link)) => return Some(link),
+            Ok(Err(error)) => tracing::debug!(%error, "control does not accept"),
+            Err(_) => return None,
+        }
+        if Instant::now() + EVERY > deadline {
+            return None;
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+async fn exchange(visit: &mut Visit, mut link: Link) -> Outcome {
+    let response = match link.send(visit.request()).await {
+        Ok(response) => response,
+        Err(SendError::Unsent(_)) => return Outcome::Died { unsent: true },
+        Err(SendError::Written(_)) => return Outcome::Died { unsent: false },
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let removed = tokio_util::sync::CancellationToken::new();
+        return Outcome::Done(crate::tunnel::switch(visit, response, removed, ()));
+    }
+    let is_small = is_small(visit, &response);
+    let (mut parts, incoming) = response.into_parts();
+    headers::incoming(&mut parts.headers);
+    if !is_small {
+        let body = Body::incoming(incoming).with_guard(link);
+        return Outcome::Done(Response::from_parts(parts, body));
+    }
+    match Limited::new(incoming, HOLD_BYTES).collect().await {
+        Ok(collected) => {
+            Outcome::Done(Response::from_parts(parts, Body::full(collected.to_bytes())))
+        }
+        Err(_) => Outcome::Died { unsent: false },
+    }
+}
+
+fn is_small(visit: &Visit, response: &Response<Incoming>) -> bool {
+    let length = response.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let may_repeat = visit.parts.method == Method::GET || is_repeatable(visit);
+    may_repeat && length.is_some_and(|length| length <= HOLD_BYTES)
+}
+
+/// The API's error envelope, in the words of its caller.
+fn away(visit: &Visit, status: StatusCode) -> Response<Body> {
+    let why = "the API is restarting; try again in a moment";
+    let mut response = visit.text(status, why);
+    let json = format!(r#"{{"error":{{"code":"SERVICE_UNAVAILABLE","message":"{why}"}}}}"#);
+    *response.body_mut() = Body::full(json);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}

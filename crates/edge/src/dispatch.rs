@@ -1,0 +1,154 @@
+//! Decides what answers a request: the API, a route, a redirect or a page.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use hyper::body::Incoming;
+use miosa_types::{
+    host::{self, Host},
+    link::Settings,
+};
+use tokio::time::Instant;
+
+use crate::{
+    api, app,
+    body::Body,
+    files,
+    headers::{self, Visitor},
+    identify::{self, Refusal},
+    metrics::Class,
+    pages::Page,
+    preview,
+    replay::Replay,
+    serve::Connection,
+    table::{Live, Route, Target},
+    visit::{Visit, text},
+};
+
+/// Answers one request.
+pub(crate) async fn serve(
+    connection: &Arc<Connection>,
+    request: Request<Incoming>,
+    arrived: Instant,
+) -> (Class, Response<Body>) {
+    let head = connection.state.take_head();
+    let mut visit = visit(connection, request, arrived);
+    let host = match admit(connection, &visit.parts, &head) {
+        Ok(host) => host,
+        Err(refusal) => return (Class::Refused, visit.text(refusal.status, refusal.why)),
+    };
+    let settings = visit.shared().live.settings();
+    if is_api(&host, settings.as_deref()) {
+        return (Class::Api, api::serve(&mut visit).await);
+    }
+    let Host::Name(name) = host else {
+        return (Class::Unknown, visit.page(Page::NoSuchHost, None));
+    };
+    let Some((route, port)) = find(&visit.shared().live, &name) else {
+        return (Class::Unknown, visit.page(Page::NoSuchHost, None));
+    };
+    let is_plain = connection.tls.is_none();
+    if is_plain && !settings.as_ref().is_some_and(|settings| settings.plain_http) {
+        return (Class::Redirect, to_https(&visit, &name, settings.as_deref()));
+    }
+    target(&mut visit, &route, port, settings.as_deref()).await
+}
+
+fn visit(connection: &Arc<Connection>, request: Request<Incoming>, arrived: Instant) -> Visit {
+    let (mut parts, incoming) = request.into_parts();
+    let is_websocket = identify::is_websocket(&parts);
+    let upgrade = is_websocket.then(|| parts.extensions.remove()).flatten();
+    let worker = connection.worker.clone();
+    let written_host = match parts.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => parts.headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default(),
+    };
+    let ip = connection.peer.ip().to_canonical();
+    let visitor = Visitor { ip, is_https: connection.tls.is_some(), host: written_host };
+    let headers = headers::outgoing(&parts, visitor);
+    let replay = Replay::new(incoming, worker.shared.config.limits.body_idle);
+    let state = connection.state.clone();
+    Visit { worker, state, ip, parts, headers, replay, arrived, upgrade }
+}
+
+/// The host, if the request may come over this connection.
+fn admit(connection: &Connection, parts: &Parts, head: &[u8]) -> Result<Host, Refusal> {
+    let host = identify::identify(parts, head)?;
+    let Some(tls) = &connection.tls else { return Ok(host) };
+    let misdirected = Err(Refusal {
+        status: StatusCode::MISDIRECTED_REQUEST,
+        why: "This connection is not for that host",
+    });
+    if !tls.has_name {
+        // It came by address: only the API answers, whatever the certificate would cover.
+        let settings = connection.worker.shared.live.settings();
+        return if is_api(&host, settings.as_deref()) { Ok(host) } else { misdirected };
+    }
+    match &host {
+        Host::Name(name) if tls.certificate.covers(name) => Ok(host),
+        _ => misdirected,
+    }
+}
+
+/// Hosts of the API and the consoles (design §6).
+fn is_api(host: &Host, settings: Option<&Settings>) -> bool {
+    let name = match host {
+        Host::Ip(_) => return true,
+        Host::Name(name) => name.as_str(),
+    };
+    let Some(settings) = settings else { return name == "localhost" };
+    let below_base = name
+        .strip_suffix(settings.domains.base.as_str())
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    name == "localhost" || below_base || settings.console_hosts.iter().any(|host| host == name)
+}
+
+/// The route of a host, and the port if it is a preview's.
+fn find(live: &Live, name: &str) -> Option<(Arc<Route>, Option<u16>)> {
+    if let Some(route) = live.route(name) {
+        // The bare name of a sandbox answers nothing: only its ports have hosts.
+        return (!matches!(route.target, Target::Preview(_))).then_some((route, None));
+    }
+    let (port, rest) = host::split_preview(name)?;
+    let route = live.route(rest)?;
+    matches!(route.target, Target::Preview(_)).then_some((route, Some(port)))
+}
+
+async fn target(
+    visit: &mut Visit,
+    route: &Route,
+    port: Option<u16>,
+    settings: Option<&Settings>,
+) -> (Class, Response<Body>) {
+    match &route.target {
+        Target::Static(manifest) => {
+            let shared = visit.shared();
+            let branding = shared.live.branding(route.tenant);
+            let response = files::serve(manifest, &shared.blobs, &branding, &visit.parts).await;
+            (Class::Static, response)
+        }
+        Target::App(id) => match visit.shared().live.app(*id) {
+            Some(app) => (Class::App, app::serve(visit, &app).await),
+            // The route came before its app; control sends both at once, so this is short.
+            None => (Class::App, visit.page(Page::Unavailable, Some(route.tenant))),
+        },
+        Target::Preview(sandbox) => {
+            let at =
+                preview::Where { sandbox: *sandbox, port: port.unwrap_or(0), tenant: route.tenant };
+            (Class::Preview, preview::serve(visit, at).await)
+        }
+        Target::Redirect(to) => (Class::Redirect, to_https(visit, to, settings)),
+    }
+}
+
+/// 308 keeps method and body.
+fn to_https(visit: &Visit, host: &str, settings: Option<&Settings>) -> Response<Body> {
+    let base =
+        settings.map_or_else(|| format!("https://{host}"), |settings| settings.domains.url(host));
+    let path = visit.parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let mut response = text(StatusCode::PERMANENT_REDIRECT, "See https");
+    if let Ok(location) = HeaderValue::from_str(&format!("{base}{path}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
