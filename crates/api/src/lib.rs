@@ -66,6 +66,12 @@ fn v1() -> Router<AppState> {
         .merge(settings::routes())
         .merge(tenants::routes())
         .merge(workspaces::routes())
+        .merge(sandboxes::routes())
+        .merge(exec::routes())
+        .merge(processes::routes())
+        .merge(files::routes())
+        .merge(previews::routes())
+        .merge(templates::routes())
 }
 
 async fn unknown_route(uri: axum::extract::OriginalUri) -> Error {

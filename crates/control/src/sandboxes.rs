@@ -27,19 +27,26 @@ pub use in_hand::{Guard, InHand};
 pub use miosa_store::sandboxes::{External, Filter, Sandbox, State};
 
 /// A sandbox that takes no commands by then has failed.
-pub const START_DEADLINE: Duration = Duration::from_secs(60);
+pub const START_DEADLINE: Duration = Duration::from_mins(1);
 /// How long destroy waits until nothing is left; the reconciler goes on after that.
 const DESTROY_WAIT: Duration = Duration::from_secs(5);
 /// Attempts at a compare-and-set before giving up.
 const ATTEMPTS: u32 = 5;
 
+/// Where a sandbox belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The project, in that workspace.
+    pub project: ProjectId,
+}
+
 /// What to create.
 #[derive(Clone, Debug)]
 pub struct New {
     /// Where it belongs.
-    pub workspace: WorkspaceId,
-    /// Where it belongs, in that workspace.
-    pub project: ProjectId,
+    pub place: Place,
     /// Display name.
     pub name: Option<String>,
     /// Label in preview hosts; `None`: a random one.
@@ -147,8 +154,8 @@ fn row(env: &Env, tenant: TenantId, new: New, template: &Template) -> Result<San
     Ok(Sandbox {
         id: env.id(),
         tenant,
-        workspace: new.workspace,
-        project: new.project,
+        workspace: new.place.workspace,
+        project: new.place.project,
         name: new.name,
         slug,
         preview_domain: String::new(),

@@ -1,0 +1,352 @@
+//! Commands in a sandbox: run and wait, run and stream.
+//!
+//! Promises: a command runs as the sandbox's user in a login shell; it is killed when its time is
+//! over; what is kept of its output is bounded.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    response::sse::{Event, KeepAlive, Sse},
+    routing::post,
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use miosa_control::{Control, sandboxes};
+use miosa_types::{
+    SandboxId,
+    guest::{self, Command, Endpoint, Output, OutputStream},
+};
+use miosa_wire::{Data, sandboxes as wire};
+use tokio::time::Instant;
+
+use crate::{
+    AppState, Caller, Error, Json, Path,
+    sandboxes::{HEARTBEAT, guest_error},
+};
+
+/// Time of a command that names none: below the 60 s after which SDKs hang up.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(50);
+/// Time of a streamed command that names none.
+const DEFAULT_STREAM_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longest time of a command.
+const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long after its time a command's end is waited for.
+const LATE: Duration = Duration::from_secs(5);
+/// What is kept of each of the two outputs, in bytes.
+const MAX_OUTPUT: usize = 10 * 1024 * 1024;
+/// A line longer than that is sent in parts.
+const MAX_LINE: usize = 64 * 1024;
+/// Exit code of a command whose time was over, as `timeout(1)` has it.
+const TIMED_OUT: i32 = 124;
+
+/// Routes below `/api/v1`.
+pub fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/sandboxes/{id}/exec", post(exec))
+        .route("/sandboxes/{id}/exec/stream", post(exec_stream))
+}
+
+async fn exec(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<SandboxId>,
+    Json(body): Json<wire::Exec>,
+) -> Result<Json<Data<wire::ExecResult>>, Error> {
+    let (_, endpoint) = sandboxes::enter(&state.control, caller.tenant, id).await?;
+    run(&state.control, &endpoint, &body).await.map(|result| Json(Data::new(result)))
+}
+
+/// Runs a command to its end.
+pub(crate) async fn run(
+    control: &Control,
+    endpoint: &Endpoint,
+    body: &wire::Exec,
+) -> Result<wire::ExecResult, Error> {
+    let command = command(body, DEFAULT_TIMEOUT)?;
+    let limit = command.timeout.unwrap_or(MAX_TIMEOUT);
+    let started = Instant::now();
+    let mut result = collect(control, endpoint, &command, body.stdin.as_deref(), limit).await?;
+    result.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(result)
+}
+
+/// Runs any command to its end and keeps its output.
+pub(crate) async fn collect(
+    control: &Control,
+    endpoint: &Endpoint,
+    command: &Command,
+    stdin: Option<&str>,
+    limit: Duration,
+) -> Result<wire::ExecResult, Error> {
+    let work = async {
+        let mut output = control.guest.start(endpoint, command).await.map_err(command_error)?;
+        let (mut out, mut err) = (Kept::default(), Kept::default());
+        while let Some(event) = output.next().await {
+            match event.map_err(command_error)? {
+                Output::Started { pid } => {
+                    if let Some(text) = stdin {
+                        let bytes = Bytes::from(text.to_owned());
+                        control
+                            .guest
+                            .send_stdin(endpoint, pid, bytes)
+                            .await
+                            .map_err(guest_error)?;
+                        control.guest.close_stdin(endpoint, pid).await.map_err(guest_error)?;
+                    }
+                }
+                Output::Stdout(bytes) => out.push(&bytes),
+                Output::Stderr(bytes) => err.push(&bytes),
+                Output::Ended { code, timed_out } => {
+                    return Ok(wire::ExecResult {
+                        truncated: out.is_cut || err.is_cut,
+                        stdout: out.text(),
+                        stderr: err.text(),
+                        exit_code: if timed_out { TIMED_OUT } else { code },
+                        duration_ms: 0,
+                        timed_out,
+                    });
+                }
+            }
+        }
+        Err(lost())
+    };
+    tokio::time::timeout(limit + LATE, work).await.unwrap_or_else(|_| Err(lost()))
+}
+
+fn lost() -> Error {
+    Error::Busy {
+        code: "SANDBOX_EXEC_UNAVAILABLE",
+        message: "the sandbox stopped answering before the command ended".to_owned(),
+        retry_after_ms: 1000,
+    }
+}
+
+/// The guest's objections to a command are about its folder, user or program.
+pub(crate) fn command_error(error: guest::Error) -> Error {
+    match error {
+        guest::Error::Invalid { reason } => Error::Invalid { field: "command", message: reason },
+        guest::Error::NotFound { what } => {
+            Error::Invalid { field: "command", message: format!("{what} was not found") }
+        }
+        other => guest_error(other),
+    }
+}
+
+/// The command that a request describes.
+pub(crate) fn command(body: &wire::Exec, default: Duration) -> Result<Command, Error> {
+    let invalid = |field, message: String| Error::Invalid { field, message };
+    if body.command.trim().is_empty() {
+        return Err(invalid("command", "it must not be empty".to_owned()));
+    }
+    if body.command.contains('\0') {
+        return Err(invalid("command", "it must not hold a NUL character".to_owned()));
+    }
+    let seconds = body.timeout.or(body.timeout_sec).or(body.timeout_seconds);
+    let timeout = match seconds {
+        None => default,
+        Some(seconds) => Duration::try_from_secs_f64(seconds)
+            .ok()
+            .filter(|timeout| !timeout.is_zero() && *timeout <= MAX_TIMEOUT)
+            .ok_or_else(|| {
+                let max = MAX_TIMEOUT.as_secs();
+                invalid("timeout", format!("it must be above 0 and at most {max} seconds"))
+            })?,
+    };
+    let cwd = body.cwd.as_ref().or(body.dir.as_ref()).or(body.working_dir.as_ref());
+    let user = if body.sudo == Some(true) { Some("root".to_owned()) } else { body.user.clone() };
+    Ok(Command {
+        cwd: cwd.filter(|cwd| !cwd.is_empty()).cloned(),
+        env: body.env.clone().unwrap_or_default(),
+        user,
+        stdin: body.stdin.is_some(),
+        timeout: Some(timeout),
+        ..Command::shell(body.command.clone())
+    })
+}
+
+async fn exec_stream(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<SandboxId>,
+    Json(body): Json<wire::Exec>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Error> {
+    let (_, endpoint) = sandboxes::enter(&state.control, caller.tenant, id).await?;
+    let mut command = command(&body, DEFAULT_STREAM_TIMEOUT)?;
+    command.stdin = false;
+    let output = state.control.guest.start(&endpoint, &command).await.map_err(command_error)?;
+    Ok(events(output))
+}
+
+/// Output as events `stdout`, `stderr` and, last, `exit`.
+pub(crate) fn events(output: OutputStream) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let mut framer = Framer::default();
+    // One more round after the end, for a stream that ended without telling.
+    let output = output.map(Some).chain(stream::once(async { None }));
+    let events = output.map(move |item| stream::iter(framer.take(item))).flatten();
+    let events =
+        events.map(|frame| Ok(Event::default().event(frame.name).data(frame.data.to_string())));
+    Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT))
+}
+
+/// An event to send.
+#[derive(Clone, Debug, PartialEq)]
+struct Frame {
+    name: &'static str,
+    data: serde_json::Value,
+}
+
+/// Cuts output into lines.
+#[derive(Debug, Default)]
+struct Framer {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    is_done: bool,
+}
+
+impl Framer {
+    fn take(&mut self, item: Option<Result<Output, guest::Error>>) -> Vec<Frame> {
+        if self.is_done {
+            return Vec::new();
+        }
+        match item {
+            Some(Ok(Output::Started { .. })) => Vec::new(),
+            Some(Ok(Output::Stdout(bytes))) => lines(&mut self.stdout, &bytes, "stdout"),
+            Some(Ok(Output::Stderr(bytes))) => lines(&mut self.stderr, &bytes, "stderr"),
+            Some(Ok(Output::Ended { code, timed_out })) => {
+                let code = if timed_out { TIMED_OUT } else { code };
+                self.end(serde_json::json!({ "exit_code": code, "timed_out": timed_out }))
+            }
+            Some(Err(error)) => self.lost(&error.to_string()),
+            None => self.lost("the sandbox stopped answering before the command ended"),
+        }
+    }
+
+    fn lost(&mut self, why: &str) -> Vec<Frame> {
+        self.end(serde_json::json!({ "exit_code": -1, "error": why }))
+    }
+
+    fn end(&mut self, data: serde_json::Value) -> Vec<Frame> {
+        self.is_done = true;
+        let mut frames = Vec::new();
+        for (rest, name) in [(&self.stdout, "stdout"), (&self.stderr, "stderr")] {
+            if !rest.is_empty() {
+                frames.push(line(rest, name));
+            }
+        }
+        frames.push(Frame { name: "exit", data });
+        frames
+    }
+}
+
+fn lines(rest: &mut Vec<u8>, bytes: &[u8], name: &'static str) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+        rest.extend_from_slice(piece);
+        if let Some(whole) = rest.strip_suffix(b"\n") {
+            frames.push(line(whole, name));
+            rest.clear();
+        } else if rest.len() >= MAX_LINE {
+            frames.push(line(rest, name));
+            rest.clear();
+        }
+    }
+    frames
+}
+
+fn line(bytes: &[u8], name: &'static str) -> Frame {
+    let text = String::from_utf8_lossy(bytes);
+    Frame { name, data: serde_json::json!({ "line": text, "data": text }) }
+}
+
+/// Output up to a bound.
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    is_cut: bool,
+}
+
+impl Kept {
+    fn push(&mut self, bytes: &[u8]) {
+        let room = MAX_OUTPUT - self.bytes.len();
+        self.is_cut |= bytes.len() > room;
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn text(self) -> String {
+        String::from_utf8(self.bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn out(text: &'static str) -> Option<Result<Output, guest::Error>> {
+        Some(Ok(Output::Stdout(Bytes::from_static(text.as_bytes()))))
+    }
+
+    #[test]
+    fn output_becomes_lines_whatever_its_pieces_are() {
+        let mut framer = Framer::default();
+        let mut seen = Vec::new();
+        for item in [
+            out("a\nb"),
+            out("c\n\nd"),
+            Some(Ok(Output::Ended { code: 3, timed_out: false })),
+            None,
+        ] {
+            seen.extend(framer.take(item));
+        }
+        let text = |frame: &Frame| frame.data["line"].as_str().map(str::to_owned);
+        let lines: Vec<_> = seen.iter().filter_map(text).collect();
+        assert_eq!(lines, ["a", "bc", "", "d"]);
+        assert_eq!(seen.len(), 5, "exactly one event tells the end");
+        assert_eq!(seen[4].data["exit_code"], 3);
+    }
+
+    #[test]
+    fn a_stream_that_breaks_off_tells_it() {
+        let frames = Framer::default().take(None);
+        assert_eq!((frames[0].name, &frames[0].data["exit_code"]), ("exit", &(-1).into()));
+        let mut long = Framer::default();
+        let part = Bytes::from(vec![b'x'; MAX_LINE + 1]);
+        assert_eq!(long.take(Some(Ok(Output::Stdout(part)))).len(), 1, "a line has a bound");
+    }
+
+    #[test]
+    fn what_is_kept_has_a_bound() {
+        let mut kept = Kept::default();
+        kept.push(&vec![b'x'; MAX_OUTPUT - 1]);
+        assert!(!kept.is_cut);
+        kept.push(b"yz");
+        assert!(kept.is_cut && kept.bytes.len() == MAX_OUTPUT);
+        kept.push(b"more");
+        assert_eq!(kept.text().len(), MAX_OUTPUT);
+    }
+
+    #[test]
+    fn bad_commands_are_refused() {
+        let body = |command: &str, timeout| wire::Exec {
+            command: command.into(),
+            timeout,
+            ..wire::Exec::default()
+        };
+        for bad in [
+            body("", None),
+            body(" \n", None),
+            body("a\0b", None),
+            body("a", Some(0.0)),
+            body("a", Some(-1.0)),
+            body("a", Some(f64::NAN)),
+            body("a", Some(601.0)),
+        ] {
+            assert!(command(&bad, DEFAULT_TIMEOUT).is_err(), "{bad:?}");
+        }
+        let good = command(&body("echo a", Some(1.5)), DEFAULT_TIMEOUT).unwrap();
+        assert_eq!(good.argv.last().map(String::as_str), Some("echo a"));
+        assert_eq!(good.timeout, Some(Duration::from_millis(1500)));
+    }
+}

@@ -1,0 +1,465 @@
+//! `/sandboxes`: create, look up, change, destroy, readiness.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    response::sse::{Event, KeepAlive, Sse},
+    routing::{get, post},
+};
+use futures_util::{Stream, stream};
+use http::StatusCode;
+use jiff::Timestamp;
+use miosa_control::{
+    Control, previews,
+    sandboxes::{self, Change, Error as ControlError, External, Filter, New, Place, Sandbox},
+};
+use miosa_types::{SandboxId, Size, Slug, guest, size::Tier};
+use miosa_wire::{Data, sandboxes as wire};
+use serde::Deserialize;
+
+use crate::{
+    AppState, Caller, Error, Json, Path, Query,
+    extract::parse,
+    scope::{self, Selectors},
+};
+
+/// Life time of a sandbox that names none, in seconds.
+const DEFAULT_TIMEOUT_S: u32 = 3600;
+/// Longest life time, in seconds: 30 days.
+const MAX_TIMEOUT_S: u32 = 30 * 86_400;
+/// How long create waits for a sandbox if the caller does not say.
+const DEFAULT_WAIT: Duration = Duration::from_secs(20);
+/// Below the 60 s after which SDKs hang up.
+const MAX_WAIT: Duration = Duration::from_secs(50);
+/// How long a readiness stream stays open.
+const STREAM_WAIT: Duration = Duration::from_secs(120);
+/// Between two comments that keep a stream alive.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Most entries and bytes of environment, metadata and tags together.
+const MAX_FREE_DATA: usize = 64 * 1024;
+
+/// Routes below `/api/v1`.
+pub fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/sandboxes", post(create).get(list))
+        .route("/sandboxes/by-name/{name}", get(by_name))
+        .route("/sandboxes/{id}", get(show).patch(update).delete(destroy))
+        .route("/sandboxes/{id}/extend", post(extend))
+        .route("/sandboxes/{id}/tags", axum::routing::patch(tag))
+        .route("/sandboxes/{id}/readiness", get(readiness))
+        .route("/sandboxes/{id}/readiness/stream", get(readiness_stream))
+}
+
+impl From<ControlError> for Error {
+    fn from(error: ControlError) -> Self {
+        let message = error.to_string();
+        match error {
+            ControlError::NotFound { id } => Self::NotFound { kind: "sandbox", id },
+            ControlError::NoTemplate { name } => Self::NotFound { kind: "template", id: name },
+            ControlError::Starting => {
+                Self::Conflict { code: "SANDBOX_STARTING", message, retryable: true }
+            }
+            ControlError::NotRunning { .. } => {
+                Self::Conflict { code: "SANDBOX_NOT_RUNNING", message, retryable: false }
+            }
+            ControlError::Store(error) => error.into(),
+            ControlError::Guest(error) => guest_error(error),
+        }
+    }
+}
+
+/// What the caller is told when the guest says no.
+pub(crate) fn guest_error(error: guest::Error) -> Error {
+    match error {
+        guest::Error::NotFound { what } => Error::NotFound { kind: "path", id: what },
+        guest::Error::Invalid { reason } => Error::Invalid { field: "path", message: reason },
+        guest::Error::NoSpace => Error::Conflict {
+            code: "NO_SPACE",
+            message: "no space is left in the sandbox".to_owned(),
+            retryable: false,
+        },
+        guest::Error::Unavailable { source } => {
+            tracing::warn!(error = %source, "a guest does not answer");
+            Error::Busy {
+                code: "SANDBOX_FILE_AGENT_UNAVAILABLE",
+                message: "the sandbox does not answer".to_owned(),
+                retry_after_ms: 500,
+            }
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct CreateQuery {
+    wait: Option<String>,
+}
+
+async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(query): Query<CreateQuery>,
+    Json(body): Json<serde_json::Value>,
+) -> Result<(StatusCode, Json<Data<wire::Sandbox>>), Error> {
+    let control = &state.control;
+    // Read twice rather than flattened, so that an error names the field.
+    let text = body.to_string();
+    let create: wire::Create = parse(text.as_bytes())?;
+    let selectors: Selectors = parse(text.as_bytes())?;
+    let wait = wait(query.wait.as_deref())?;
+    check(&create)?;
+    let mut tx = control.store.begin().await?;
+    let scope = scope::resolve(&mut tx, &control.env, caller.tenant, &selectors).await?;
+    tx.commit().await.map_err(miosa_store::Error::from)?;
+    let place = Place { workspace: scope.workspace, project: scope.project };
+    let is_urgent = create.fail_fast == Some(true);
+    let new = new(create, selectors, place)?;
+    let row = sandboxes::create(control, caller.tenant, new, wait).await?;
+    if is_urgent && row.state() != sandboxes::State::Running {
+        sandboxes::destroy(control, caller.tenant, row.id).await?;
+        return Err(Error::Busy {
+            code: "no_ready_machine",
+            message: "no sandbox could be started at once".to_owned(),
+            retry_after_ms: 1000,
+        });
+    }
+    Ok((StatusCode::CREATED, Json(Data::new(view(control, row)))))
+}
+
+fn wait(text: Option<&str>) -> Result<Duration, Error> {
+    match text {
+        None => Ok(DEFAULT_WAIT),
+        Some("true") => Ok(MAX_WAIT),
+        Some("false") => Ok(Duration::ZERO),
+        Some(text) => {
+            let seconds: f64 = text.parse().unwrap_or(-1.0);
+            Duration::try_from_secs_f64(seconds).map(|wait| wait.min(MAX_WAIT)).map_err(|_| {
+                Error::Invalid {
+                    field: "wait",
+                    message: "`wait` is `true`, `false` or a number of seconds".to_owned(),
+                }
+            })
+        }
+    }
+}
+
+fn invalid(field: &'static str, message: impl Into<String>) -> Error {
+    Error::Invalid { field, message: message.into() }
+}
+
+/// Checks everything that does not need the database, so that a bad request makes nothing.
+fn check(create: &wire::Create) -> Result<(), Error> {
+    create.name.as_deref().map_or(Ok(()), check_name)?;
+    create.timeout_sec.map_or(Ok(()), check_timeout)?;
+    for (name, value) in create.env.iter().flatten() {
+        if !is_env_name(name) {
+            return Err(invalid("env", format!("`{name}` cannot be the name of a variable")));
+        }
+        if value.contains('\0') {
+            return Err(invalid("env", "a value must not hold a NUL character"));
+        }
+    }
+    check_free_data(&(&create.env, &create.metadata, &create.tags))?;
+    size(create)?;
+    slug(create)?;
+    Ok(())
+}
+
+fn size(create: &wire::Create) -> Result<Size, Error> {
+    create.shape().map_err(|error| match error {
+        wire::ShapeError::Range(error) => invalid(error.field, error.to_string()),
+        wire::ShapeError::Incomplete => invalid("size", error.to_string()),
+    })
+}
+
+fn slug(create: &wire::Create) -> Result<Option<Slug>, Error> {
+    let given = create.slug.as_deref().filter(|slug| !slug.is_empty());
+    given.map(Slug::parse).transpose().map_err(|error| invalid("slug", error.to_string()))
+}
+
+fn new(create: wire::Create, selectors: Selectors, place: Place) -> Result<New, Error> {
+    Ok(New {
+        place,
+        slug: slug(&create)?,
+        template: create.template().map(str::to_owned),
+        size: size(&create)?,
+        name: create.name,
+        env: create.env.unwrap_or_default(),
+        metadata: create.metadata.unwrap_or_default(),
+        tags: create.tags.unwrap_or_default(),
+        external: External {
+            workspace: selectors.external_workspace_id,
+            project: selectors.external_project_id,
+            user: create.external_user_id,
+        },
+        timeout_s: create.timeout_sec.unwrap_or(DEFAULT_TIMEOUT_S),
+        is_always_on: create.always_on.unwrap_or(false),
+        is_persistent: create.persistent.unwrap_or(true),
+    })
+}
+
+fn is_env_name(name: &str) -> bool {
+    name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    let is_fine = (1..=128).contains(&name.chars().count()) && !name.contains(char::is_control);
+    is_fine.then_some(()).ok_or_else(|| invalid("name", "a name has 1 to 128 characters"))
+}
+
+fn check_timeout(timeout_s: u32) -> Result<(), Error> {
+    let is_fine = (1..=MAX_TIMEOUT_S).contains(&timeout_s);
+    let message = format!("it must be from 1 to {MAX_TIMEOUT_S} seconds");
+    is_fine.then_some(()).ok_or_else(|| invalid("timeout_sec", message))
+}
+
+fn check_free_data(data: &impl serde::Serialize) -> Result<(), Error> {
+    let length = serde_json::to_vec(data).map_or(usize::MAX, |text| text.len());
+    let message = format!("env, metadata and tags together may have {MAX_FREE_DATA} bytes");
+    (length <= MAX_FREE_DATA).then_some(()).ok_or_else(|| invalid("metadata", message))
+}
+
+/// Query of the list; each of the three styles of paging.
+#[derive(Debug, Deserialize)]
+struct ListQuery {
+    state: Option<String>,
+    tags: Option<String>,
+    external_workspace_id: Option<String>,
+    external_project_id: Option<String>,
+    external_user_id: Option<String>,
+    limit: Option<u32>,
+    offset: Option<u32>,
+    cursor: Option<String>,
+    page: Option<u32>,
+    page_size: Option<u32>,
+}
+
+/// A page of sandboxes.
+#[derive(Debug, serde::Serialize)]
+struct Page {
+    data: Vec<wire::Sandbox>,
+    next_cursor: Option<String>,
+}
+
+/// Longest page.
+const MAX_PAGE: u32 = 100;
+
+async fn list(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page>, Error> {
+    let filter = filter(&query)?;
+    let rows = sandboxes::list(&state.control, caller.tenant, &filter).await?;
+    let is_full = u32::try_from(rows.len()).is_ok_and(|length| length == filter.limit);
+    let next_cursor = rows.last().filter(|_| is_full).map(|row| row.id.to_string());
+    let data = rows.into_iter().map(|row| view(&state.control, row)).collect();
+    Ok(Json(Page { data, next_cursor }))
+}
+
+fn filter(query: &ListQuery) -> Result<Filter, Error> {
+    let state = query.state.as_deref().filter(|word| !word.is_empty());
+    let state = state
+        .map(|word| match word {
+            "provisioning" => Ok(sandboxes::State::Creating),
+            word => sandboxes::State::parse(word)
+                .ok_or_else(|| invalid("state", format!("there is no state `{word}`"))),
+        })
+        .transpose()?;
+    let before = query.cursor.as_deref().map(str::parse).transpose();
+    let before = before.map_err(|_| invalid("cursor", "it is not from an earlier page"))?;
+    let limit = query.limit.or(query.page_size).unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
+    let pages = query.page.unwrap_or(1).saturating_sub(1);
+    // Only the first tag: sandboxes that carry several are found by any of them.
+    let tag = query.tags.as_deref().and_then(|tags| tags.split(',').next());
+    Ok(Filter {
+        state,
+        tag: tag.filter(|tag| !tag.is_empty()).map(str::to_owned),
+        external: External {
+            workspace: query.external_workspace_id.clone(),
+            project: query.external_project_id.clone(),
+            user: query.external_user_id.clone(),
+        },
+        before,
+        limit,
+        offset: query.offset.unwrap_or_else(|| pages.saturating_mul(limit)),
+    })
+}
+
+async fn show(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<SandboxId>,
+) -> Result<Json<Data<wire::Sandbox>>, Error> {
+    let row = sandboxes::get(&state.control, caller.tenant, id).await?;
+    Ok(Json(Data::new(view(&state.control, row))))
+}
+
+async fn by_name(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<Data<wire::Sandbox>>, Error> {
+    let row = sandboxes::by_name(&state.control, caller.tenant, &name).await?;
+    Ok(Json(Data::new(view(&state.control, row))))
+}
+
+async fn update(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<SandboxId>,
+    Json(body): Json<wire::Update>,
+) -> Result<Json<Data<wire::Sandbox>>, Error> {
+    body.name.as_deref().map_or(Ok(()), check_name)?;
+    body.timeout_sec.map_or(Ok(()), check_timeout)?;
+    check_free_data(&(&body.metadata, &body.tags))?;
+    let change = Change {
+        name: body.name,
+        metadata: body.metadata,
+        tags: body.tags,
+        timeout_s: body.timeout_sec,
+        is_always_on: body.always_on,
+    };
+    change_and_show(&state, &caller, id, &change).await
+}
+
+async fn change_and_show(
+    state: &AppState,
+    caller: &Caller,
+    id: SandboxId,
+    change: &Change,
+) -> Result<Json<Data<wire::Sandbox>>, Error> {
+    let row = sandboxes::update(&state.control, caller.tenant, id, change).await?;
+    Ok(Json(Data::new(view(&state.control, row))))
+}
+
+async fn extend(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<SandboxId>,
+    Json(body): Json<wire::Extend>,
+) -> Result<Json<Data<wire::Sandbox>>, Error> {
+    let timeout_s = match body.timeout_sec {
+        Some(timeout_s) => timeout_s,
+        None => sandboxes::get(&state.control, caller.tenant, id).await?.timeout_s,
+    };
+    check_timeout(timeout_s)?;
+    let change = Change { timeout_s: Some(timeout_s), ..Change::default() };
+    change_and_show(&state, &caller, id, &change).await
+}
+
+#[derive(Debug, Deserialize)]
+struct TagBody {
+    tags: Vec<String>,
+}
+
+async fn tag(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<SandboxId>,
+    Json(body): Json<TagBody>,
+) -> Result<Json<Data<wire::Sandbox>>, Error> {
+    check_free_data(&body.tags)?;
+    let change = Change { tags: Some(body.tags), ..Change::default() };
+    change_and_show(&state, &caller, id, &change).await
+}
+
+async fn destroy(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<SandboxId>,
+) -> Result<Json<Data<wire::Sandbox>>, Error> {
+    let row = sandboxes::destroy(&state.control, caller.tenant, id).await?;
+    Ok(Json(Data::new(view(&state.control, row))))
+}
+
+async fn readiness(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<SandboxId>,
+) -> Result<Json<Data<wire::Readiness>>, Error> {
+    let row = sandboxes::get(&state.control, caller.tenant, id).await?;
+    let state = row.state();
+    let is_ready = state == sandboxes::State::Running;
+    Ok(Json(Data::new(wire::Readiness::of(is_ready, state.as_str()))))
+}
+
+/// One event when the sandbox takes commands (`ready`), or will not, or not in time (`timeout`).
+async fn readiness_stream(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<SandboxId>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Error> {
+    sandboxes::get(&state.control, caller.tenant, id).await?;
+    let event = async move {
+        let row = sandboxes::wait_ready(&state.control, caller.tenant, id, STREAM_WAIT).await.ok();
+        let word = row.as_ref().map_or("unknown", |row| row.state().as_str());
+        let is_ready = row.is_some_and(|row| row.state() == sandboxes::State::Running);
+        let name = if is_ready { "ready" } else { "timeout" };
+        let data = serde_json::json!({ "ready": is_ready, "state": word });
+        Ok(Event::default().event(name).data(data.to_string()))
+    };
+    Ok(Sse::new(stream::once(event)).keep_alive(KeepAlive::new().interval(HEARTBEAT)))
+}
+
+/// A time as every SDK reads it: with milliseconds.
+pub(crate) fn time(at: Timestamp) -> String {
+    format!("{at:.3}")
+}
+
+/// A sandbox as the API shows it.
+pub(crate) fn view(control: &Control, row: Sandbox) -> wire::Sandbox {
+    let now = control.env.now();
+    let state = row.state();
+    let port = control.templates.resolve(&row.template).and_then(|t| t.preview_port);
+    let end = row.ended_at.or(row.destroyed_at).unwrap_or(now);
+    let mut metadata = row.metadata.clone();
+    if let (sandboxes::State::Error, Some(reason)) = (state, &row.end_reason) {
+        metadata.insert("last_error".to_owned(), serde_json::json!({ "reason": reason }));
+    }
+    wire::Sandbox {
+        preview_url: port.map(|port| previews::url(control, &row, port)),
+        id: row.id,
+        slug: row.slug.to_string(),
+        state: state.as_str(),
+        ready: state == sandboxes::State::Running,
+        ready_at: row.ready_at.map(time),
+        created_at: time(row.created_at),
+        started_at: row.ready_at.map(time),
+        destroyed_at: row.destroyed_at.map(time),
+        template_id: row.template.clone(),
+        image_id: row.template,
+        tenant_id: row.tenant,
+        workspace_id: row.workspace,
+        project_id: row.project,
+        external_workspace_id: row.external.workspace,
+        external_project_id: row.external.project,
+        external_user_id: row.external.user,
+        size: row.size.tier().map(Tier::as_str),
+        resource_contract: wire::ResourceContract::of(row.size),
+        cpu_count: row.size.cpu_millis.div_ceil(1000),
+        memory_mb: row.size.memory_mib,
+        disk_size_mb: row.size.disk_mib,
+        timeout_sec: row.timeout_s,
+        timeout_remaining_ms: row.expires_at.map(|at| left_ms(at, now)),
+        idle_timeout_sec: 0,
+        always_on: row.is_always_on,
+        // A disk does not outlive the life time yet, whatever was asked for.
+        persistent: false,
+        metadata,
+        tags: row.tags,
+        preview_domain: row.preview_domain,
+        boot_path: row.boot_path.as_str(),
+        boot_ms: row.ready_at.map(|at| left_ms(at, row.created_at)),
+        checkpoint_pending: false,
+        total_runtime_sec: row.ready_at.map_or(0, |at| left_ms(end, at) / 1000),
+        end_reason: row.end_reason,
+        name: row.name,
+    }
+}
+
+fn left_ms(to: Timestamp, from: Timestamp) -> i64 {
+    (to.as_millisecond() - from.as_millisecond()).max(0)
+}
