@@ -14,6 +14,7 @@ pub mod workspaces;
 mod domains;
 pub mod auth;
 pub mod caller;
+pub mod deployments;
 pub mod error;
 pub mod exec;
 pub mod extract;
@@ -61,6 +62,7 @@ fn v1() -> Router<AppState> {
         .merge(health::routes())
         .merge(admin::routes())
         .merge(branding::routes())
+        .merge(deployments::routes())
         .merge(keys::routes())
         .merge(projects::routes())
         .merge(settings::routes())

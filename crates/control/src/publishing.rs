@@ -3,7 +3,7 @@
 //! Promises: when [`publish`] returns, the source is durable and the sandbox may be destroyed;
 //! deployment and version appear together or not at all; nothing waits for the build.
 
-use miosa_publish::{KindChoice, Request, SnapshotError, WORKSPACE, snapshot, source_excludes};
+use miosa_publish::{SnapshotError, WORKSPACE, snapshot, source_excludes};
 use miosa_store::{deployments as rows, versions};
 use miosa_types::{
     Digest, SandboxId, TenantId,
@@ -17,6 +17,8 @@ use crate::{
     sandboxes::{self, Sandbox},
     workloads,
 };
+
+pub use miosa_publish::{KindChoice, Request, RunConfig};
 
 /// What to publish, and as what.
 #[derive(Clone, Debug)]

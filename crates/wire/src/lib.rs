@@ -3,6 +3,7 @@
 //! Promises: answers carry every field that the published SDKs require, in the shape they parse;
 //! requests ignore unknown fields, because newer SDKs send more.
 
+pub mod deployments;
 pub mod envelope;
 pub mod keys;
 pub mod tenants;
