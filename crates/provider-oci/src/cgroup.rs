@@ -14,7 +14,7 @@ use miosa_types::Size;
 
 /// Where the hierarchies are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cgroups {
+pub(crate) enum Cgroups {
     /// One hierarchy for each controller.
     V1 {
         /// Mount points.
@@ -31,21 +31,21 @@ pub enum Cgroups {
 
 /// What a replica may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Bytes of memory; swap is not given in addition.
-    pub memory: u64,
+    pub(crate) memory: u64,
     /// Microseconds of CPU time in each [`PERIOD_US`].
-    pub cpu_quota_us: u64,
+    pub(crate) cpu_quota_us: u64,
     /// Processes and threads.
-    pub pids: u64,
+    pub(crate) pids: u64,
 }
 
 /// Length of a CPU accounting period in microseconds.
-pub const PERIOD_US: u64 = 100_000;
+pub(crate) const PERIOD_US: u64 = 100_000;
 
 impl Limits {
     /// Of a size. Processes: 512 and 256 more for each vCPU above one, at most 4096.
-    pub fn of(size: Size) -> Self {
+    pub(crate) fn of(size: Size) -> Self {
         let cpus = u64::from(size.cpu_millis).div_ceil(1000);
         Self {
             memory: u64::from(size.memory_mib) << 20,
@@ -55,14 +55,14 @@ impl Limits {
     }
 
     /// Weight of CPU time against other groups, as version 1 counts it (1024 for one vCPU).
-    pub fn cpu_shares(&self) -> u64 {
+    pub(crate) fn cpu_shares(&self) -> u64 {
         (self.cpu_quota_us * 1024 / PERIOD_US).max(2)
     }
 }
 
 impl Cgroups {
     /// Looks what this machine has.
-    pub fn detect() -> io::Result<Self> {
+    pub(crate) fn detect() -> io::Result<Self> {
         let mounts = fs_err::read_to_string("/proc/self/mounts")?;
         let controllers = |root: &Path| fs_err::read_to_string(root.join("cgroup.controllers"));
         parse(&mounts, |root| controllers(root).is_ok_and(|text| !text.trim().is_empty()))
@@ -70,7 +70,7 @@ impl Cgroups {
     }
 
     /// What must be out of sight of the runtime program.
-    pub fn hidden(&self) -> Option<&Path> {
+    pub(crate) fn hidden(&self) -> Option<&Path> {
         match self {
             Self::V1 { hybrid, .. } => hybrid.as_deref(),
             Self::V2 { .. } => None,
@@ -78,7 +78,7 @@ impl Cgroups {
     }
 
     /// Whether memory and swap can be limited together.
-    pub fn has_swap_limit(&self) -> bool {
+    pub(crate) fn has_swap_limit(&self) -> bool {
         match self {
             Self::V1 { roots, .. } => {
                 roots.iter().any(|root| root.join("memory.memsw.limit_in_bytes").exists())
@@ -88,7 +88,7 @@ impl Cgroups {
     }
 
     /// Sets the limits of an existing group. Lower ones only: the order of writes relies on it.
-    pub fn lower(&self, group: &Path, limits: &Limits) -> io::Result<()> {
+    pub(crate) fn lower(&self, group: &Path, limits: &Limits) -> io::Result<()> {
         let files = match self {
             Self::V1 { .. } => vec![
                 ("memory.limit_in_bytes", limits.memory.to_string()),
@@ -117,7 +117,7 @@ impl Cgroups {
 
     /// Removes a group in every hierarchy. `Ok` if it is gone. Its processes must have ended;
     /// the kernel may take a moment to notice.
-    pub fn remove(&self, group: &Path) -> io::Result<()> {
+    pub(crate) fn remove(&self, group: &Path) -> io::Result<()> {
         let mut last = Ok(());
         for root in self.roots() {
             last = remove_empty(&root.join(group)).and(last);
@@ -126,7 +126,7 @@ impl Cgroups {
     }
 
     /// The groups below `parent`, in any hierarchy.
-    pub fn children(&self, parent: &Path) -> Vec<String> {
+    pub(crate) fn children(&self, parent: &Path) -> Vec<String> {
         let mut names: Vec<String> = self
             .roots()
             .filter_map(|root| fs_err::read_dir(root.join(parent)).ok())
@@ -141,7 +141,7 @@ impl Cgroups {
     }
 
     /// The processes of a group.
-    pub fn processes(&self, group: &Path) -> Vec<u32> {
+    pub(crate) fn processes(&self, group: &Path) -> Vec<u32> {
         let mut pids: Vec<u32> = self
             .roots()
             .filter_map(|root| fs_err::read_to_string(root.join(group).join("cgroup.procs")).ok())

@@ -31,7 +31,7 @@ const ANSWER: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(10);
 
 /// The host's resolvers, from resolv.conf(5).
-pub fn host_resolvers() -> Vec<SocketAddr> {
+pub(crate) fn host_resolvers() -> Vec<SocketAddr> {
     resolvers_of(&fs_err::read_to_string("/etc/resolv.conf").unwrap_or_default())
 }
 
@@ -46,7 +46,7 @@ fn resolvers_of(text: &str) -> Vec<SocketAddr> {
 
 /// Serves until dropped.
 #[derive(Debug)]
-pub struct Forwarder {
+pub(crate) struct Forwarder {
     _tasks: JoinSet<()>,
 }
 
@@ -73,7 +73,7 @@ impl Limits {
 
 impl Forwarder {
     /// Listens on `gateway`, port 53.
-    pub async fn start(gateway: Ipv4Addr) -> io::Result<Self> {
+    pub(crate) async fn start(gateway: Ipv4Addr) -> io::Result<Self> {
         Self::start_at(SocketAddr::from((gateway, 53)), host_resolvers).await
     }
 

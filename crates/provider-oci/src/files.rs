@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// Replaces a file by rename, readable by its owner only. It survives the death of this process;
 /// what must survive the machine's is the database's business.
-pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let bytes = serde_json::to_vec(value)?;
     let new = path.with_extension("new");
     let mut options = fs_err::OpenOptions::new();
@@ -21,7 +21,7 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
 }
 
 /// Reads it back; `None` if there is none.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs_err::read(path) {
         Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -30,17 +30,17 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
 }
 
 /// Removes a file; `Ok` if there is none.
-pub fn remove_file(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     absent_is_ok(fs_err::remove_file(path))
 }
 
 /// Removes a folder with all it holds; `Ok` if there is none.
-pub fn remove_dir_all(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_dir_all(path: &Path) -> io::Result<()> {
     absent_is_ok(fs_err::remove_dir_all(path))
 }
 
 /// `Ok` if it failed only because nothing is there.
-pub fn absent_is_ok(result: io::Result<()>) -> io::Result<()> {
+pub(crate) fn absent_is_ok(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
@@ -48,7 +48,7 @@ pub fn absent_is_ok(result: io::Result<()>) -> io::Result<()> {
 }
 
 /// The last `limit` bytes of a file as text; empty if there is none.
-pub fn tail(path: &Path, limit: u64) -> String {
+pub(crate) fn tail(path: &Path, limit: u64) -> String {
     let read = || {
         let mut file = fs_err::File::open(path)?;
         let length = file.metadata()?.len();
@@ -61,7 +61,7 @@ pub fn tail(path: &Path, limit: u64) -> String {
 }
 
 /// A new file for a workload's output, open for appending.
-pub fn create_append(path: &Path) -> io::Result<std::fs::File> {
+pub(crate) fn create_append(path: &Path) -> io::Result<std::fs::File> {
     std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 

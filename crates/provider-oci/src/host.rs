@@ -29,38 +29,38 @@ const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// What all workloads of an installation share.
 #[derive(Debug)]
-pub struct Host {
+pub(crate) struct Host {
     /// Time, ids, randomness.
-    pub env: Env,
+    pub(crate) env: Env,
     /// Names of host objects.
-    pub names: Names,
+    pub(crate) names: Names,
     /// Records.
-    pub state: State,
+    pub(crate) state: State,
     /// Starts instances.
-    pub runtime: Runtime,
+    pub(crate) runtime: Runtime,
     /// Addresses and network namespaces.
-    pub network: Arc<Network>,
+    pub(crate) network: Arc<Network>,
     /// User namespaces.
-    pub userns: Arc<UsernsPool>,
+    pub(crate) userns: Arc<UsernsPool>,
     /// Volumes.
-    pub storage: Storage,
+    pub(crate) storage: Storage,
     /// Root filesystems.
-    pub templates: Templates,
+    pub(crate) templates: Templates,
     /// Artifact layers.
-    pub layers: Layers,
+    pub(crate) layers: Layers,
     /// What is observed.
-    pub board: Board,
+    pub(crate) board: Board,
     /// Starts under way. A start keeps a core busy, so more at once only make each later.
-    pub starts: Semaphore,
+    pub(crate) starts: Semaphore,
     /// What this process may set for its children.
-    pub limits: spec::Host,
+    pub(crate) limits: spec::Host,
     /// Files that instances share.
-    pub shared: Shared,
+    pub(crate) shared: Shared,
 }
 
 impl Host {
     /// The template of that name. An unknown one is the caller's fault.
-    pub async fn resolve(self: &Arc<Self>, name: String) -> Result<Template, Error> {
+    pub(crate) async fn resolve(self: &Arc<Self>, name: String) -> Result<Template, Error> {
         let host = Arc::clone(self);
         let found = tokio::task::spawn_blocking(move || host.templates.resolve(&name)).await;
         found.map_err(unavailable)?.map_err(|error| match error {
@@ -72,19 +72,20 @@ impl Host {
 
 /// Files on the host that every instance mounts.
 #[derive(Debug)]
-pub struct Shared {
+pub(crate) struct Shared {
     /// The guest's binary.
-    pub guest: PathBuf,
+    pub(crate) guest: PathBuf,
     /// A copy of the host's CA bundle, if it is to be trusted.
-    pub ca_bundle: Option<PathBuf>,
+    pub(crate) ca_bundle: Option<PathBuf>,
 }
 
 impl Shared {
     /// Puts them into `run_dir`: paths without the platform's name, which a workload may see.
-    pub fn install(run_dir: &Path, guest: &[u8], trust_host_ca: bool) -> io::Result<Self> {
+    pub(crate) fn install(run_dir: &Path, guest: &[u8], trust_host_ca: bool) -> io::Result<Self> {
         fs_err::create_dir_all(run_dir)?;
-        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-        fs_err::set_permissions(run_dir, private)?;
+        // The runtime program goes through it with the ids of an instance; nobody may list it.
+        let passable = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        fs_err::set_permissions(run_dir, passable)?;
         let name = &Digest::of(guest).to_string()[..12];
         let guest = keep(&run_dir.join(format!("guest-{name}")), guest, 0o755)?;
         let bundle = if trust_host_ca { fs_err::read(CA_BUNDLE).ok() } else { None };
@@ -99,7 +100,7 @@ impl Shared {
     }
 
     /// The bundle for a root filesystem, unless that has the very same.
-    pub fn ca_bundle_for(&self, rootfs: &Path) -> Option<&Path> {
+    pub(crate) fn ca_bundle_for(&self, rootfs: &Path) -> Option<&Path> {
         let ours = self.ca_bundle.as_deref()?;
         let theirs = fs_err::read(rootfs.join(CA_BUNDLE.trim_start_matches('/'))).ok();
         let is_same = theirs.is_some_and(|theirs| fs_err::read(ours).is_ok_and(|o| o == theirs));
@@ -108,7 +109,7 @@ impl Shared {
 }
 
 /// What this process may set for its children.
-pub fn limits() -> spec::Host {
+pub(crate) fn limits() -> spec::Host {
     let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
     spec::Host {
@@ -136,12 +137,12 @@ fn keep(path: &Path, bytes: &[u8], mode: u32) -> io::Result<PathBuf> {
 }
 
 /// The folder of one instance that lives until it ends.
-pub fn bundle(names: &Names, id: &str) -> PathBuf {
+pub(crate) fn bundle(names: &Names, id: &str) -> PathBuf {
     names.run_dir().join(id)
 }
 
 /// Removes it.
-pub fn remove_bundle(names: &Names, id: &str) -> io::Result<()> {
+pub(crate) fn remove_bundle(names: &Names, id: &str) -> io::Result<()> {
     files::remove_dir_all(&bundle(names, id))
 }
 

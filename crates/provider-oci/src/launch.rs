@@ -1,11 +1,12 @@
-//! Starting the runtime program: in a throw-away mount namespace, without forking this process.
-#![expect(unsafe_code, reason = "posix_spawn and unshare have no safe wrapper")]
+//! Starting the runtime program: in a throw-away mount namespace, without forking this process;
+//! and waiting for a descriptor.
+#![expect(unsafe_code, reason = "posix_spawn, unshare and AsyncFd have no safe wrapper")]
 
 use std::{
     ffi::{CStr, CString},
     fs::File,
     io,
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
 };
 
@@ -13,13 +14,14 @@ use rustix::{
     mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount},
     thread::{UnshareFlags, unshare_unsafe},
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Runs `work` on a thread of its own with a mount namespace of its own.
 ///
 /// What `work` mounts is seen by it and by the programs that it starts, and is gone with the last
 /// of them: nothing has to be unmounted, and the host's mount table does not grow. `hidden` is
 /// unmounted there first (crun refuses a hybrid cgroup hierarchy otherwise).
-pub fn in_own_mounts<T: Send>(
+pub(crate) fn in_own_mounts<T: Send>(
     hidden: Option<&Path>,
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
@@ -44,7 +46,7 @@ pub fn in_own_mounts<T: Send>(
 /// it must be reaped by [`reap`].
 ///
 /// `posix_spawn` does not copy the page tables of this process, which a fork would.
-pub fn spawn(program: &CStr, args: &[CString], output: &File, extra: &File) -> io::Result<u32> {
+pub(crate) fn spawn(program: &CStr, args: &[CString], output: &File, extra: &File) -> io::Result<u32> {
     let null = File::open("/dev/null")?;
     let mut actions = Actions::new()?;
     actions.dup(&null, 0)?;
@@ -72,7 +74,7 @@ pub fn spawn(program: &CStr, args: &[CString], output: &File, extra: &File) -> i
 }
 
 /// Reaps a child that has ended. Returns its exit code, or 128 + signal.
-pub fn reap(pid: u32) -> io::Result<i32> {
+pub(crate) fn reap(pid: u32) -> io::Result<i32> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
     let mut status = 0;
     // SAFETY: writes to a local.
@@ -84,6 +86,12 @@ pub fn reap(pid: u32) -> io::Result<i32> {
     } else {
         Ok(128 + libc::WTERMSIG(status))
     }
+}
+
+/// Waits for a descriptor to be readable. Needs a runtime.
+pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an owned descriptor is open and stays the same until it is dropped with the result.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
 struct Actions(libc::posix_spawn_file_actions_t);

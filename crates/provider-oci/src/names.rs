@@ -7,24 +7,24 @@ use std::path::{Path, PathBuf};
 use miosa_types::{InstallationId, InstanceId};
 
 /// Folder of what lives until the machine restarts.
-pub const RUN: &str = "/run/workloads";
+pub(crate) const RUN: &str = "/run/workloads";
 /// Parent of all cgroups.
-pub const CGROUP: &str = "workloads";
+pub(crate) const CGROUP: &str = "workloads";
 
 /// Names of one installation's objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Names {
+pub(crate) struct Names {
     full: String,
 }
 
 impl Names {
     /// For this installation.
-    pub fn new(installation: InstallationId) -> Self {
+    pub(crate) fn new(installation: InstallationId) -> Self {
         Self { full: installation.simple() }
     }
 
     /// The id as 32 hexadecimal digits.
-    pub fn installation(&self) -> &str {
+    pub(crate) fn installation(&self) -> &str {
         &self.full
     }
 
@@ -34,42 +34,42 @@ impl Names {
     }
 
     /// The bridge.
-    pub fn bridge(&self) -> String {
+    pub(crate) fn bridge(&self) -> String {
         format!("br{}", self.short())
     }
 
     /// Begins the name of every outer end of a link pair.
-    pub fn link_prefix(&self) -> String {
+    pub(crate) fn link_prefix(&self) -> String {
         format!("v{}", self.short())
     }
 
     /// The outer end of a link pair. `index` is below 2^14.
-    pub fn link(&self, index: u32) -> String {
+    pub(crate) fn link(&self, index: u32) -> String {
         format!("{}{index:04x}", self.link_prefix())
     }
 
     /// The packet filter table.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         format!("wl_{}", self.full)
     }
 
     /// Parent of the instances' cgroups, relative to a hierarchy's root.
-    pub fn cgroup(&self) -> PathBuf {
+    pub(crate) fn cgroup(&self) -> PathBuf {
         Path::new(CGROUP).join(&self.full)
     }
 
     /// An instance's cgroup, relative to a hierarchy's root.
-    pub fn instance_cgroup(&self, instance: InstanceId) -> PathBuf {
+    pub(crate) fn instance_cgroup(&self, instance: InstanceId) -> PathBuf {
         self.cgroup().join(instance.simple())
     }
 
     /// Folder of what lives until the machine restarts.
-    pub fn run_dir(&self) -> PathBuf {
+    pub(crate) fn run_dir(&self) -> PathBuf {
         Path::new(RUN).join(&self.full)
     }
 
     /// Tells everyone on this machine of the installation and of its data folder.
-    pub fn registration(&self) -> PathBuf {
+    pub(crate) fn registration(&self) -> PathBuf {
         Path::new(RUN).join(format!("{}.json", self.full))
     }
 }

@@ -24,7 +24,7 @@ const SETTINGS: [(&str, u64, &str); 2] = [
 ];
 
 /// Looks at this machine.
-pub fn look(data_dir: &Path) -> Vec<Missing> {
+pub(crate) fn look(data_dir: &Path) -> Vec<Missing> {
     let mut missing = Vec::new();
     if !rustix::process::geteuid().is_root() {
         missing.push(fatal("root", "run as root: namespaces, mounts and cgroups need it"));

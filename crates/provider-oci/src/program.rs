@@ -13,7 +13,7 @@ use rustix::{
 
 /// Runs a program with `input` on its standard input. What it wrote to standard error is the text
 /// of the error.
-pub async fn feed(
+pub(crate) async fn feed(
     program: &'static str,
     args: &'static [&'static str],
     input: String,
@@ -25,7 +25,7 @@ pub async fn feed(
 }
 
 /// [`feed`] on this thread, in its namespaces.
-pub fn feed_blocking(
+pub(crate) fn feed_blocking(
     program: &str,
     args: &[&str],
     input: &str,
@@ -55,7 +55,7 @@ pub fn feed_blocking(
 }
 
 /// Waits for the end of a child of ours, without reaping it. False if the time ran out.
-pub fn wait(pid: u32, deadline: Duration) -> io::Result<bool> {
+pub(crate) fn wait(pid: u32, deadline: Duration) -> io::Result<bool> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let pidfd = pidfd_open(pid.ok_or(io::ErrorKind::InvalidInput)?, PidfdFlags::empty())?;
     let limit = Timespec::try_from(deadline).map_err(io::Error::other)?;
@@ -70,7 +70,7 @@ pub fn wait(pid: u32, deadline: Duration) -> io::Result<bool> {
 }
 
 /// Kills a process of ours that ran too long.
-pub fn kill(pid: u32) {
+pub(crate) fn kill(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw)
         && let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
     {

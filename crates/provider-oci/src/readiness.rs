@@ -23,7 +23,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The address under which a replica will be reached.
-pub fn address(readiness: &Readiness, ip: IpAddr) -> SocketAddr {
+pub(crate) fn address(readiness: &Readiness, ip: IpAddr) -> SocketAddr {
     let port = match readiness {
         Readiness::Guest => guest::PORT,
         Readiness::Tcp { port } | Readiness::Http { port, .. } => *port,
@@ -32,7 +32,7 @@ pub fn address(readiness: &Readiness, ip: IpAddr) -> SocketAddr {
 }
 
 /// Returns when the replica is ready: the guest answers, and then what `readiness` names.
-pub async fn wait(readiness: &Readiness, ip: IpAddr) {
+pub(crate) async fn wait(readiness: &Readiness, ip: IpAddr) {
     let guest = SocketAddr::new(ip, guest::PORT);
     until(|| async move { get(guest, "/health").await.is_ok_and(|status| status == 204) }).await;
     let addr = address(readiness, ip);
@@ -62,7 +62,7 @@ async fn get(addr: SocketAddr, path: &str) -> io::Result<u16> {
 
 /// Tells a guest to end everything: SIGTERM, and SIGKILL after `grace`. Returns once it has
 /// accepted.
-pub async fn shut_down(guest: &Endpoint, grace: Duration) -> io::Result<()> {
+pub(crate) async fn shut_down(guest: &Endpoint, grace: Duration) -> io::Result<()> {
     let body = format!("{{\"grace_ms\":{}}}", grace.as_millis());
     let request = format!(
         "POST /shutdown HTTP/1.1\r\nHost: {}\r\nX-Access-Token: {}\r\n\

@@ -25,7 +25,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Starts instances.
 #[derive(Debug)]
-pub struct Runtime {
+pub(crate) struct Runtime {
     /// The program's own folder.
     root: PathBuf,
     /// Compiled filter, base64.
@@ -36,22 +36,22 @@ pub struct Runtime {
 
 /// One start.
 #[derive(Debug)]
-pub struct Start<'a> {
+pub(crate) struct Start<'a> {
     /// Name of the container.
-    pub id: &'a str,
+    pub(crate) id: &'a str,
     /// Folder for the configuration and the program's messages.
-    pub bundle: &'a Path,
+    pub(crate) bundle: &'a Path,
     /// The configuration.
-    pub config: &'a Value,
+    pub(crate) config: &'a Value,
     /// Standard output and error of the instance.
-    pub output: &'a File,
+    pub(crate) output: &'a File,
     /// Descriptor 3 of the instance.
-    pub exit: &'a File,
+    pub(crate) exit: &'a File,
 }
 
 impl Runtime {
     /// `root` is the program's folder; the compiled filter is kept beside it.
-    pub fn open(root: PathBuf, cgroups: Cgroups) -> io::Result<Self> {
+    pub(crate) fn open(root: PathBuf, cgroups: Cgroups) -> io::Result<Self> {
         fs_err::create_dir_all(&root)?;
         let name = format!("filter-{}.bpf", &seccomp::digest().to_string()[..16]);
         let filter_file = root.with_file_name(name);
@@ -60,18 +60,18 @@ impl Runtime {
     }
 
     /// The compiled filter, once there is one.
-    pub fn filter(&self) -> Option<Arc<str>> {
+    pub(crate) fn filter(&self) -> Option<Arc<str>> {
         self.filter.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The machine's cgroups.
-    pub const fn cgroups(&self) -> &Cgroups {
+    pub(crate) const fn cgroups(&self) -> &Cgroups {
         &self.cgroups
     }
 
     /// Starts an instance in the mounts that `mount` makes, and returns the host's id of its
     /// PID 1. Blocks; about 15 ms.
-    pub fn start(
+    pub(crate) fn start(
         &self,
         start: &Start<'_>,
         mount: impl FnOnce() -> io::Result<()> + Send,
@@ -107,12 +107,12 @@ impl Runtime {
 
     /// Removes what the program keeps of an instance. Its processes must have ended, except after
     /// a failed start: those are ended here.
-    pub fn forget(&self, id: &str) -> io::Result<()> {
+    pub(crate) fn forget(&self, id: &str) -> io::Result<()> {
         files::remove_dir_all(&self.root.join(id))
     }
 
     /// Names of the instances that the program keeps something of.
-    pub fn known(&self) -> io::Result<Vec<String>> {
+    pub(crate) fn known(&self) -> io::Result<Vec<String>> {
         let names = fs_err::read_dir(&self.root)?;
         names.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }

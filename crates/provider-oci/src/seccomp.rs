@@ -57,13 +57,13 @@ const ALLOWED: &str = "
     writev";
 
 /// `linux.seccomp` of the configuration.
-pub fn profile() -> &'static Value {
+pub(crate) fn profile() -> &'static Value {
     static PROFILE: LazyLock<Value> = LazyLock::new(make);
     &PROFILE
 }
 
 /// Changes with the profile: names its compiled form.
-pub fn digest() -> Digest {
+pub(crate) fn digest() -> Digest {
     Digest::of(profile().to_string().as_bytes())
 }
 

@@ -17,10 +17,10 @@ use crate::{
 };
 
 /// Where the guest is seen inside.
-pub const GUEST: &str = "/usr/sbin/guest";
+pub(crate) const GUEST: &str = "/usr/sbin/guest";
 /// Where the host's CA bundle is seen inside. Not the distribution's own file: updates of the
 /// package replace that by rename, which a mount point refuses.
-pub const CA_BUNDLE: &str = "/etc/ssl/trusted.pem";
+pub(crate) const CA_BUNDLE: &str = "/etc/ssl/trusted.pem";
 /// Variables that lead programs to [`CA_BUNDLE`].
 const CA_VARIABLES: [&str; 6] = [
     "SSL_CERT_FILE",
@@ -75,46 +75,46 @@ const READ_ONLY: [&str; 6] = [
 
 /// What the configuration is made from.
 #[derive(Debug)]
-pub struct Input<'a> {
+pub(crate) struct Input<'a> {
     /// Mounted root filesystem.
-    pub rootfs: &'a Path,
+    pub(crate) rootfs: &'a Path,
     /// Host name inside.
-    pub hostname: &'a str,
+    pub(crate) hostname: &'a str,
     /// Environment of the guest.
-    pub env: &'a BTreeMap<String, String>,
+    pub(crate) env: &'a BTreeMap<String, String>,
     /// What processes may do.
-    pub confinement: Confinement,
+    pub(crate) confinement: Confinement,
     /// Limits.
-    pub size: Size,
+    pub(crate) size: Size,
     /// Whether swap can be limited.
-    pub has_swap_limit: bool,
+    pub(crate) has_swap_limit: bool,
     /// Path of the user namespace and the host's id of its root.
-    pub userns: (&'a str, u32),
+    pub(crate) userns: (&'a str, u32),
     /// Path of the network namespace.
-    pub netns: &'a str,
+    pub(crate) netns: &'a str,
     /// Cgroup, relative to a hierarchy's root.
-    pub cgroup: &'a Path,
+    pub(crate) cgroup: &'a Path,
     /// The guest's binary on the host.
-    pub guest: &'a Path,
+    pub(crate) guest: &'a Path,
     /// The host's CA bundle, if it is to be trusted.
-    pub ca_bundle: Option<&'a Path>,
+    pub(crate) ca_bundle: Option<&'a Path>,
     /// The compiled filter, if there is one already.
-    pub filter: Option<&'a str>,
+    pub(crate) filter: Option<&'a str>,
     /// What this process may set.
-    pub host: Host,
+    pub(crate) host: Host,
 }
 
 /// What this process may set for its children.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Host {
+pub(crate) struct Host {
     /// Hard limit of open files.
-    pub open_files: u64,
+    pub(crate) open_files: u64,
     /// Whether an oom score's lower bound can be raised (`CAP_SYS_RESOURCE`).
-    pub can_set_oom_score: bool,
+    pub(crate) can_set_oom_score: bool,
 }
 
 /// Makes the configuration.
-pub fn config(input: &Input<'_>) -> Value {
+pub(crate) fn config(input: &Input<'_>) -> Value {
     let mut process = process(input);
     if input.host.can_set_oom_score {
         process["oomScoreAdj"] = json!(500);

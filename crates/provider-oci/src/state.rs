@@ -20,66 +20,66 @@ use crate::files;
 
 /// One workload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct WorkloadRecord {
+pub(crate) struct WorkloadRecord {
     /// As applied last, with the number of replicas as scaled last.
-    pub spec: WorkloadSpec,
+    pub(crate) spec: WorkloadSpec,
     /// Whose it is now.
-    pub owner: Owner,
+    pub(crate) owner: Owner,
     /// Its limits now.
-    pub size: Size,
+    pub(crate) size: Size,
     /// How often replicas were started again.
-    pub restarts: u32,
+    pub(crate) restarts: u32,
     /// Exits since a replica was last ready for long enough.
-    pub exits_in_a_row: u32,
+    pub(crate) exits_in_a_row: u32,
     /// The last exit.
-    pub last_exit: Option<Exit>,
+    pub(crate) last_exit: Option<Exit>,
     /// Being deleted, with that many seconds of grace.
-    pub deleting: Option<u32>,
+    pub(crate) deleting: Option<u32>,
 }
 
 /// One instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct InstanceRecord {
+pub(crate) struct InstanceRecord {
     /// Its id.
-    pub instance: InstanceId,
+    pub(crate) instance: InstanceId,
     /// Its workload.
-    pub workload: WorkloadId,
+    pub(crate) workload: WorkloadId,
     /// The revision it runs.
-    pub revision: u64,
+    pub(crate) revision: u64,
     /// What lets the platform in.
-    pub token: Secret,
+    pub(crate) token: Secret,
     /// Its address.
-    pub address: Ipv4Addr,
+    pub(crate) address: Ipv4Addr,
     /// The host's id of its root.
-    pub userns_base: u32,
+    pub(crate) userns_base: u32,
     /// Template that it was started from.
-    pub template: Digest,
+    pub(crate) template: Digest,
     /// PID 1 of it, once it runs.
-    pub process: Option<Process>,
+    pub(crate) process: Option<Process>,
     /// When it began to start.
-    pub started_at: Timestamp,
+    pub(crate) started_at: Timestamp,
     /// When it became ready.
-    pub ready_at: Option<Timestamp>,
+    pub(crate) ready_at: Option<Timestamp>,
     /// Whether it was told to end.
-    pub is_draining: bool,
+    pub(crate) is_draining: bool,
     /// How it ended, if it did and is not replaced.
-    pub exit: Option<Exit>,
+    pub(crate) exit: Option<Exit>,
 }
 
 /// A process, told apart from a later one of the same id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
+pub(crate) struct Process {
     /// Its id.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Clock ticks after boot at which it started.
-    pub start_time: u64,
+    pub(crate) start_time: u64,
     /// The machine's run that it belongs to.
-    pub boot_id: String,
+    pub(crate) boot_id: String,
 }
 
 impl Process {
     /// Looks at a running process.
-    pub fn look(pid: u32) -> io::Result<Self> {
+    pub(crate) fn look(pid: u32) -> io::Result<Self> {
         let stat = fs_err::read_to_string(format!("/proc/{pid}/stat"))?;
         let start_time = start_time(&stat).ok_or(io::ErrorKind::InvalidData)?;
         let boot_id = fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
@@ -87,7 +87,7 @@ impl Process {
     }
 
     /// Whether this very process runs.
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         Self::look(self.pid).is_ok_and(|seen| seen == *self)
     }
 }
@@ -105,13 +105,13 @@ fn start_time(stat: &str) -> Option<u64> {
 
 /// Where records and what belongs to them are kept.
 #[derive(Clone, Debug)]
-pub struct State {
+pub(crate) struct State {
     folder: PathBuf,
 }
 
 impl State {
     /// Opens the folder, `<data_dir>/oci`.
-    pub fn open(folder: PathBuf) -> io::Result<Self> {
+    pub(crate) fn open(folder: PathBuf) -> io::Result<Self> {
         for name in ["workloads", "instances", "logs", "run"] {
             fs_err::create_dir_all(folder.join(name))?;
         }
@@ -121,59 +121,59 @@ impl State {
     }
 
     /// The folder.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// The runtime program's own folder.
-    pub fn runtime_root(&self) -> PathBuf {
+    pub(crate) fn runtime_root(&self) -> PathBuf {
         self.folder.join("run")
     }
 
     /// What an instance wrote.
-    pub fn log(&self, instance: InstanceId) -> PathBuf {
+    pub(crate) fn log(&self, instance: InstanceId) -> PathBuf {
         self.folder.join("logs").join(format!("{instance}.log"))
     }
 
     /// The exit code that an instance left.
-    pub fn exit(&self, instance: InstanceId) -> PathBuf {
+    pub(crate) fn exit(&self, instance: InstanceId) -> PathBuf {
         self.folder.join("logs").join(format!("{instance}.exit"))
     }
 
     /// Keeps a workload.
-    pub fn save_workload(&self, record: &WorkloadRecord) -> io::Result<()> {
+    pub(crate) fn save_workload(&self, record: &WorkloadRecord) -> io::Result<()> {
         files::write_json(&self.workload(record.spec.key.workload), record)
     }
 
     /// Keeps an instance.
-    pub fn save_instance(&self, record: &InstanceRecord) -> io::Result<()> {
+    pub(crate) fn save_instance(&self, record: &InstanceRecord) -> io::Result<()> {
         files::write_json(&self.instance(record.instance), record)
     }
 
     /// Forgets a workload.
-    pub fn remove_workload(&self, workload: WorkloadId) -> io::Result<()> {
+    pub(crate) fn remove_workload(&self, workload: WorkloadId) -> io::Result<()> {
         files::remove_file(&self.workload(workload))
     }
 
     /// Forgets an instance and what it wrote.
-    pub fn remove_instance(&self, instance: InstanceId) -> io::Result<()> {
+    pub(crate) fn remove_instance(&self, instance: InstanceId) -> io::Result<()> {
         files::remove_file(&self.log(instance))?;
         files::remove_file(&self.exit(instance))?;
         files::remove_file(&self.instance(instance))
     }
 
     /// All workloads.
-    pub fn workloads(&self) -> io::Result<Vec<WorkloadRecord>> {
+    pub(crate) fn workloads(&self) -> io::Result<Vec<WorkloadRecord>> {
         self.all("workloads")
     }
 
     /// All instances.
-    pub fn instances(&self) -> io::Result<Vec<InstanceRecord>> {
+    pub(crate) fn instances(&self) -> io::Result<Vec<InstanceRecord>> {
         self.all("instances")
     }
 
     /// Ids of the instances that have a log or an exit file.
-    pub fn logged(&self) -> io::Result<Vec<InstanceId>> {
+    pub(crate) fn logged(&self) -> io::Result<Vec<InstanceId>> {
         let mut found = Vec::new();
         for entry in fs_err::read_dir(self.folder.join("logs"))? {
             let path = entry?.path();
@@ -186,7 +186,7 @@ impl State {
     }
 
     /// The code an instance wrote when its command ended, if it did.
-    pub fn exit_code(&self, instance: InstanceId) -> Option<i32> {
+    pub(crate) fn exit_code(&self, instance: InstanceId) -> Option<i32> {
         fs_err::read_to_string(self.exit(instance)).ok()?.trim().parse().ok()
     }
 

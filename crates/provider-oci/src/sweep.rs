@@ -39,14 +39,14 @@ struct Registration {
 }
 
 /// Tells everyone on this machine of the installation.
-pub fn register(names: &Names, data_dir: &Path) -> io::Result<()> {
+pub(crate) fn register(names: &Names, data_dir: &Path) -> io::Result<()> {
     fs_err::create_dir_all(RUN)?;
     files::write_json(&names.registration(), &Registration { data_dir: data_dir.to_owned() })
 }
 
 /// Removes leftovers of this installation that no record knows. Links and routes are the
 /// network's to remove. What cannot be removed is told and left for the next start.
-pub async fn leftovers(host: &Arc<Host>) {
+pub(crate) async fn leftovers(host: &Arc<Host>) {
     let host = Arc::clone(host);
     let swept = tokio::task::spawn_blocking(move || sweep(&host)).await;
     match swept.map_err(io::Error::other).flatten() {
@@ -83,7 +83,7 @@ fn sweep(host: &Host) -> io::Result<usize> {
 }
 
 /// Ends an instance that belongs to no workload.
-pub async fn end_instance(host: &Arc<Host>, record: InstanceRecord) {
+pub(crate) async fn end_instance(host: &Arc<Host>, record: InstanceRecord) {
     let instance = record.instance;
     let address = record.address;
     let work = {
@@ -109,7 +109,7 @@ fn end_processes(cgroups: &Cgroups, group: &Path) {
 }
 
 /// Removes what is left of an installation once its network is gone. Blocks.
-pub fn remove_rest(names: &Names, data_dir: &Path) -> io::Result<()> {
+pub(crate) fn remove_rest(names: &Names, data_dir: &Path) -> io::Result<()> {
     let cgroups = Cgroups::detect()?;
     for name in cgroups.children(&names.cgroup()) {
         let group = names.cgroup().join(name);

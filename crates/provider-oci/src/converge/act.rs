@@ -9,13 +9,12 @@ use miosa_provider::{
 };
 use miosa_types::{InstanceId, guest::Endpoint};
 use rustix::process::{Signal, pidfd_send_signal};
-use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     Actor, Happened, Replica,
     start::{self, Order, Started},
 };
-use crate::{files, readiness, state::InstanceRecord};
+use crate::{files, launch, readiness, state::InstanceRecord};
 
 /// Grace of a replica that goes because another took its place.
 const GRACE: Duration = Duration::from_secs(10);
@@ -367,7 +366,7 @@ impl Actor {
 }
 
 /// Removes what an instance used. What cannot be removed is left to the sweep.
-pub async fn clean(host: &Arc<crate::host::Host>, record: InstanceRecord, netns: Option<OwnedFd>) {
+pub(crate) async fn clean(host: &Arc<crate::host::Host>, record: InstanceRecord, netns: Option<OwnedFd>) {
     let instance = record.instance;
     let released = host.network.release(record.address, netns).await;
     let cleaning = Arc::clone(host);
@@ -380,7 +379,7 @@ pub async fn clean(host: &Arc<crate::host::Host>, record: InstanceRecord, netns:
 
 /// A pidfd is readable once its process has ended, also one that is not our child.
 async fn wait_for_exit(pidfd: OwnedFd) -> io::Result<()> {
-    AsyncFd::with_interest(pidfd, Interest::READABLE)?.readable().await.map(drop)
+    launch::readable(pidfd)?.readable().await.map(drop)
 }
 
 fn send_kill(pidfd: &OwnedFd) {

@@ -5,7 +5,7 @@
 //! [`miosa_provider::plan`]'s; a request is kept on disk before it is answered; nothing here blocks the runtime.
 
 mod act;
-pub mod start;
+pub(crate) mod start;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -38,7 +38,7 @@ const MAILBOX: usize = 64;
 
 /// What is asked of a workload.
 #[derive(Debug)]
-pub enum Request {
+pub(crate) enum Request {
     /// Moves to this spec.
     Apply(Box<WorkloadSpec>, Box<Template>),
     /// Sets the number of replicas.
@@ -55,21 +55,21 @@ type Reply = oneshot::Sender<Result<(), Error>>;
 
 /// The tasks by workload.
 #[derive(Debug, Default)]
-pub struct Workloads(Mutex<HashMap<WorkloadId, mpsc::Sender<(Request, Reply)>>>);
+pub(crate) struct Workloads(Mutex<HashMap<WorkloadId, mpsc::Sender<(Request, Reply)>>>);
 
 impl Workloads {
     /// The way to a workload's task.
-    pub fn get(&self, workload: WorkloadId) -> Option<mpsc::Sender<(Request, Reply)>> {
+    pub(crate) fn get(&self, workload: WorkloadId) -> Option<mpsc::Sender<(Request, Reply)>> {
         self.lock().get(&workload).cloned()
     }
 
     /// Ids of all.
-    pub fn ids(&self) -> Vec<WorkloadId> {
+    pub(crate) fn ids(&self) -> Vec<WorkloadId> {
         self.lock().keys().copied().collect()
     }
 
     /// Asks a workload's task; `None` if there is no such workload.
-    pub async fn ask(
+    pub(crate) async fn ask(
         &self,
         workload: WorkloadId,
         mut request: Request,
@@ -91,7 +91,7 @@ impl Workloads {
     }
 
     /// Starts a task for a record unless there is one.
-    pub fn insert(self: &Arc<Self>, host: &Arc<Host>, record: WorkloadRecord, template: Template) {
+    pub(crate) fn insert(self: &Arc<Self>, host: &Arc<Host>, record: WorkloadRecord, template: Template) {
         let mut all = self.lock();
         let workload = record.spec.key.workload;
         all.entry(workload).or_insert_with(|| {
@@ -103,7 +103,7 @@ impl Workloads {
     }
 
     /// Takes a workload over whose instances are from before.
-    pub async fn adopt(
+    pub(crate) async fn adopt(
         self: &Arc<Self>,
         host: &Arc<Host>,
         record: WorkloadRecord,
@@ -122,7 +122,7 @@ impl Workloads {
     }
 
     /// Ends every task; instances go on.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.lock().clear();
     }
 
@@ -399,6 +399,6 @@ impl Actor {
 }
 
 /// The outcome is unknown: observe first.
-pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+pub(crate) fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::Unavailable { source: source.into() }
 }

@@ -31,32 +31,32 @@ use crate::{
 
 /// What to start.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub(crate) struct Order {
     /// The workload.
-    pub spec: WorkloadSpec,
+    pub(crate) spec: WorkloadSpec,
     /// Limits, which may be lower than the spec's since a claim.
-    pub size: Size,
+    pub(crate) size: Size,
     /// The instance.
-    pub instance: InstanceId,
+    pub(crate) instance: InstanceId,
     /// When it began.
-    pub started_at: Timestamp,
+    pub(crate) started_at: Timestamp,
     /// Its template.
-    pub template: Template,
+    pub(crate) template: Template,
 }
 
 /// What was started.
 #[derive(Debug)]
-pub struct Started {
+pub(crate) struct Started {
     /// Kept on disk already.
-    pub record: InstanceRecord,
+    pub(crate) record: InstanceRecord,
     /// Holds its network namespace.
-    pub netns: OwnedFd,
+    pub(crate) netns: OwnedFd,
     /// Its PID 1; `None` if that has ended already.
-    pub pidfd: Option<OwnedFd>,
+    pub(crate) pidfd: Option<OwnedFd>,
 }
 
 /// Starts an instance. After an error nothing of it is left.
-pub async fn start(host: &Arc<Host>, order: Order) -> io::Result<Started> {
+pub(crate) async fn start(host: &Arc<Host>, order: Order) -> io::Result<Started> {
     let _permit = host.starts.acquire().await.map_err(io::Error::other)?;
     let mut lowers = vec![order.template.rootfs.clone()];
     if let Some(digest) = order.spec.root.layer {
@@ -147,7 +147,7 @@ fn launch(
 }
 
 /// `None` if there is no such process.
-pub fn open_pid(pid: u32) -> io::Result<Option<OwnedFd>> {
+pub(crate) fn open_pid(pid: u32) -> io::Result<Option<OwnedFd>> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     match pidfd_open(pid, PidfdFlags::NONBLOCK) {
         Ok(fd) => Ok(Some(fd)),
@@ -205,7 +205,7 @@ fn write_etc(
 
 /// Removes everything of an instance but its record and its network. Its PID 1 must have ended,
 /// or it is ended here. Blocks.
-pub fn clean(host: &Host, record: &InstanceRecord) -> io::Result<()> {
+pub(crate) fn clean(host: &Host, record: &InstanceRecord) -> io::Result<()> {
     let id = record.instance.simple();
     let group = host.names.instance_cgroup(record.instance);
     let cgroups = host.runtime.cgroups();

@@ -51,7 +51,7 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// The index of a link, if there is one of that name.
-pub async fn index(netlink: &Handle, name: &str) -> io::Result<Option<u32>> {
+pub(crate) async fn index(netlink: &Handle, name: &str) -> io::Result<Option<u32>> {
     let found = netlink.link().get().match_name(name.to_owned()).execute().try_next().await;
     match found.map_err(plain) {
         Ok(link) => Ok(link.map(|link| link.header.index)),
@@ -61,7 +61,7 @@ pub async fn index(netlink: &Handle, name: &str) -> io::Result<Option<u32>> {
 }
 
 /// Index and name of every link.
-pub async fn all(netlink: &Handle) -> io::Result<Vec<(u32, String)>> {
+pub(crate) async fn all(netlink: &Handle) -> io::Result<Vec<(u32, String)>> {
     let links: Vec<_> = netlink.link().get().execute().try_collect().await.map_err(plain)?;
     let name = |attribute: &LinkAttribute| match attribute {
         LinkAttribute::IfName(name) => Some(name.clone()),
@@ -74,12 +74,12 @@ pub async fn all(netlink: &Handle) -> io::Result<Vec<(u32, String)>> {
 }
 
 /// Removes a link; `Ok` if it is gone.
-pub async fn remove(netlink: &Handle, index: u32) -> io::Result<()> {
+pub(crate) async fn remove(netlink: &Handle, index: u32) -> io::Result<()> {
     or_absent(netlink.link().del(index).execute().await)
 }
 
 /// Makes a bridge that holds the gateway's address and is up. Returns its index.
-pub async fn bridge(netlink: &Handle, name: &str, subnet: Subnet) -> io::Result<u32> {
+pub(crate) async fn bridge(netlink: &Handle, name: &str, subnet: Subnet) -> io::Result<u32> {
     or_exists(netlink.link().add(LinkBridge::new(name).build()).execute().await)?;
     let missing = || io::Error::new(io::ErrorKind::NotFound, "the bridge is not there");
     let index = index(netlink, name).await?.ok_or_else(missing)?;
@@ -91,18 +91,18 @@ pub async fn bridge(netlink: &Handle, name: &str, subnet: Subnet) -> io::Result<
 }
 
 /// Sets a link up.
-pub async fn up(netlink: &Handle, index: u32) -> io::Result<()> {
+pub(crate) async fn up(netlink: &Handle, index: u32) -> io::Result<()> {
     let message = LinkUnspec::new_with_index(index).up().build();
     netlink.link().set(message).execute().await.map_err(plain)
 }
 
 /// The whole subnet is unreachable unless a workload has a route of its own.
-pub async fn unreachable(netlink: &Handle, subnet: Subnet) -> io::Result<()> {
+pub(crate) async fn unreachable(netlink: &Handle, subnet: Subnet) -> io::Result<()> {
     or_exists(netlink.route().add(unreachable_route(subnet)).execute().await)
 }
 
 /// Undoes [`unreachable`].
-pub async fn no_unreachable(netlink: &Handle, subnet: Subnet) -> io::Result<()> {
+pub(crate) async fn no_unreachable(netlink: &Handle, subnet: Subnet) -> io::Result<()> {
     or_absent(netlink.route().del(unreachable_route(subnet)).execute().await)
 }
 
@@ -128,7 +128,7 @@ fn host_route(
 }
 
 /// Makes one workload's address reachable.
-pub async fn route(
+pub(crate) async fn route(
     netlink: &Handle,
     bridge: u32,
     subnet: Subnet,
@@ -138,7 +138,7 @@ pub async fn route(
 }
 
 /// Makes it unreachable again.
-pub async fn no_route(
+pub(crate) async fn no_route(
     netlink: &Handle,
     bridge: u32,
     subnet: Subnet,
@@ -149,7 +149,7 @@ pub async fn no_route(
 
 /// Every range that the machine has an address in or a route to, the default route left out,
 /// with the index of its link (0 if none).
-pub async fn known(netlink: &Handle) -> io::Result<Vec<(u32, Net)>> {
+pub(crate) async fn known(netlink: &Handle) -> io::Result<Vec<(u32, Net)>> {
     let mut known = Vec::new();
     let mut addresses = netlink.address().get().execute();
     while let Some(message) = addresses.try_next().await.map_err(plain)? {
@@ -180,7 +180,7 @@ pub async fn known(netlink: &Handle) -> io::Result<Vec<(u32, Net)>> {
 
 /// Makes a pair of links, one end `eth0` in the network namespace `inside`, the other `name` on
 /// the bridge, isolated from the bridge's other ports. Returns the index of the outer end.
-pub async fn pair(
+pub(crate) async fn pair(
     netlink: &Handle,
     name: &str,
     bridge: u32,
@@ -202,7 +202,7 @@ pub async fn pair(
 
 /// Sets up a workload's own side: loopback, address, default route. `netlink` speaks to its
 /// network namespace.
-pub async fn inner_side(netlink: &Handle, subnet: Subnet, address: Ipv4Addr) -> io::Result<()> {
+pub(crate) async fn inner_side(netlink: &Handle, subnet: Subnet, address: Ipv4Addr) -> io::Result<()> {
     let missing = || io::Error::new(io::ErrorKind::NotFound, "eth0 is not there");
     let ethernet = index(netlink, "eth0").await?.ok_or_else(missing)?;
     up(netlink, 1).await?;

@@ -6,8 +6,8 @@
 //! unreachable at once; a namespace is held by descriptors alone, so nothing is left of it when
 //! its last process and this process are gone.
 
-pub mod link;
-pub mod rules;
+pub(crate) mod link;
+pub(crate) mod rules;
 mod subnet;
 
 use std::{
@@ -25,7 +25,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::JoinHandle};
 
-pub use subnet::{Net, Subnet};
+pub(crate) use subnet::{Net, Subnet};
 
 use crate::{
     files,
@@ -44,16 +44,16 @@ const NFT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A network namespace that is ready for a workload.
 #[derive(Debug)]
-pub struct Netns {
+pub(crate) struct Netns {
     /// Holds it.
-    pub fd: OwnedFd,
+    pub(crate) fd: OwnedFd,
     /// The workload's address.
-    pub address: Ipv4Addr,
+    pub(crate) address: Ipv4Addr,
 }
 
 /// The network of one installation.
 #[derive(Debug)]
-pub struct Network {
+pub(crate) struct Network {
     names: Names,
     subnet: Subnet,
     bridge: u32,
@@ -83,7 +83,7 @@ impl Network {
     /// Makes bridge, routes and packet filter where they are missing, and begins to fill the
     /// pool. `in_use` are the addresses of workloads that still run from before; everything else
     /// of this installation is removed.
-    pub async fn open(
+    pub(crate) async fn open(
         names: Names,
         folder: &Path,
         env: Env,
@@ -124,17 +124,17 @@ impl Network {
     }
 
     /// Its addresses.
-    pub const fn subnet(&self) -> Subnet {
+    pub(crate) const fn subnet(&self) -> Subnet {
         self.subnet
     }
 
     /// Namespaces that wait.
-    pub fn ready(&self) -> usize {
+    pub(crate) fn ready(&self) -> usize {
         self.state().ready.len()
     }
 
     /// Takes a waiting namespace, or makes one (10 ms).
-    pub async fn take(&self) -> io::Result<Netns> {
+    pub(crate) async fn take(&self) -> io::Result<Netns> {
         let waiting = self.state().ready.pop_front();
         self.wake.notify_one();
         match waiting {
@@ -145,7 +145,7 @@ impl Network {
 
     /// Gives a namespace back when nothing runs in it any more: its address is unreachable when
     /// this returns, and rests.
-    pub async fn release(&self, address: Ipv4Addr, netns: Option<OwnedFd>) -> io::Result<()> {
+    pub(crate) async fn release(&self, address: Ipv4Addr, netns: Option<OwnedFd>) -> io::Result<()> {
         // The route first: while the namespace lives its kernel refuses connections at once.
         let done = link::no_route(&self.netlink, self.bridge, self.subnet, address).await;
         drop(netns);
@@ -155,7 +155,7 @@ impl Network {
     }
 
     /// Removes bridge, routes and packet filter. Workloads must be gone.
-    pub async fn remove(&self) -> io::Result<()> {
+    pub(crate) async fn remove(&self) -> io::Result<()> {
         for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(1..) {
             task.abort();
         }
@@ -310,7 +310,7 @@ async fn settle(
 }
 
 /// Removes the packet filter of an installation.
-pub async fn remove_table(names: &Names) -> io::Result<()> {
+pub(crate) async fn remove_table(names: &Names) -> io::Result<()> {
     let rules = rules::no_host_table(&names.table());
     program::feed("nft", &["-f", "-"], rules, NFT_DEADLINE).await
 }

@@ -7,7 +7,7 @@
 use super::Subnet;
 
 /// Makes and replaces the table of one installation.
-pub fn host_table(table: &str, bridge: &str, subnet: Subnet) -> String {
+pub(crate) fn host_table(table: &str, bridge: &str, subnet: Subnet) -> String {
     let gateway = subnet.gateway();
     format!(
         r#"table inet {table}
@@ -44,14 +44,14 @@ table inet {table} {{
 }
 
 /// Removes it; no error if it is not there.
-pub fn no_host_table(table: &str) -> String {
+pub(crate) fn no_host_table(table: &str) -> String {
     format!("table inet {table}\ndelete table inet {table}\n")
 }
 
 /// Inside a workload's network namespace: whatever comes from outside is sent to the loopback
 /// address, so that an app that listens on `localhost` only is reached, and one that is dead
 /// refuses at once. The guest listens on the real address and is left alone.
-pub fn guest_table(guest_port: u16) -> String {
+pub(crate) fn guest_table(guest_port: u16) -> String {
     format!(
         r#"table ip loopback {{
   chain arriving {{

@@ -15,30 +15,30 @@ use serde::{Deserialize, Serialize};
 /// Candidates are the subnets of 10.192.0.0/10.
 const RANGE: Net = Net { addr: Ipv4Addr::new(10, 192, 0, 0), prefix: 10 };
 /// Length of a subnet's prefix: 16,384 addresses.
-pub const PREFIX: u8 = 18;
+pub(crate) const PREFIX: u8 = 18;
 /// How long an address rests before another workload gets it (design §5).
-pub const QUARANTINE: Duration = Duration::from_mins(1);
+pub(crate) const QUARANTINE: Duration = Duration::from_mins(1);
 /// Addresses of a subnet that workloads can have: without the network's, the gateway's and the
 /// broadcast address.
 const CAPACITY: u32 = (1 << (32 - PREFIX)) - 3;
 
 /// A range of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Net {
+pub(crate) struct Net {
     /// Any address of it.
-    pub addr: Ipv4Addr,
+    pub(crate) addr: Ipv4Addr,
     /// Bits that its addresses share.
-    pub prefix: u8,
+    pub(crate) prefix: u8,
 }
 
 impl Net {
     /// One address alone.
-    pub const fn host(addr: Ipv4Addr) -> Self {
+    pub(crate) const fn host(addr: Ipv4Addr) -> Self {
         Self { addr, prefix: 32 }
     }
 
     /// Whether some address is in both.
-    pub fn overlaps(self, other: Self) -> bool {
+    pub(crate) fn overlaps(self, other: Self) -> bool {
         let prefix = u32::from(self.prefix.min(other.prefix));
         let mask = if prefix == 0 { 0 } else { u32::MAX << (32 - prefix) };
         u32::from(self.addr) & mask == u32::from(other.addr) & mask
@@ -47,19 +47,19 @@ impl Net {
 
 /// The addresses of one installation: a /18.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Subnet {
+pub(crate) struct Subnet {
     /// Its first address.
     base: Ipv4Addr,
 }
 
 impl Subnet {
     /// As a range.
-    pub const fn net(self) -> Net {
+    pub(crate) const fn net(self) -> Net {
         Net { addr: self.base, prefix: PREFIX }
     }
 
     /// The host's address in it, where the DNS forwarder listens.
-    pub fn gateway(self) -> Ipv4Addr {
+    pub(crate) fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.base) + 1)
     }
 
@@ -69,7 +69,7 @@ impl Subnet {
     }
 
     /// The index of a workload address.
-    pub fn index(self, address: Ipv4Addr) -> Option<u32> {
+    pub(crate) fn index(self, address: Ipv4Addr) -> Option<u32> {
         let index = u32::from(address).checked_sub(u32::from(self.base) + 2)?;
         (index < CAPACITY).then_some(index)
     }
@@ -83,7 +83,7 @@ impl std::fmt::Display for Subnet {
 
 /// Picks a subnet that overlaps nothing in `taken`: the recorded one if it is still free, else
 /// the first free one from a place that depends on `seed`.
-pub fn choose(recorded: Option<Subnet>, seed: u32, taken: &[Net]) -> Option<Subnet> {
+pub(crate) fn choose(recorded: Option<Subnet>, seed: u32, taken: &[Net]) -> Option<Subnet> {
     let is_free = |subnet: &Subnet| !taken.iter().any(|net| net.overlaps(subnet.net()));
     let count = 1_u32 << (PREFIX - RANGE.prefix);
     let candidate = |n: u32| Subnet {
@@ -94,7 +94,7 @@ pub fn choose(recorded: Option<Subnet>, seed: u32, taken: &[Net]) -> Option<Subn
 
 /// Gives out the addresses of a subnet.
 #[derive(Debug)]
-pub struct Addresses {
+pub(crate) struct Addresses {
     subnet: Subnet,
     /// Where the search begins; goes round, so that the address that rested longest is next.
     next: u32,
@@ -104,22 +104,22 @@ pub struct Addresses {
 
 impl Addresses {
     /// All free, the first to give out being the one of index `next`.
-    pub fn new(subnet: Subnet, next: u32) -> Self {
+    pub(crate) fn new(subnet: Subnet, next: u32) -> Self {
         Self { subnet, next: next % CAPACITY, used: BTreeSet::new(), resting: BTreeMap::new() }
     }
 
     /// Index that the next search begins at.
-    pub const fn next(&self) -> u32 {
+    pub(crate) const fn next(&self) -> u32 {
         self.next
     }
 
     /// Marks an address as used: one of a workload that was there before.
-    pub fn adopt(&mut self, address: Ipv4Addr) {
+    pub(crate) fn adopt(&mut self, address: Ipv4Addr) {
         self.used.extend(self.subnet.index(address));
     }
 
     /// A free address; `None` if there is none.
-    pub fn take(&mut self, now: Timestamp) -> Option<Ipv4Addr> {
+    pub(crate) fn take(&mut self, now: Timestamp) -> Option<Ipv4Addr> {
         let is_rested = |since: &Timestamp| {
             now.duration_since(*since).unsigned_abs() >= QUARANTINE && now >= *since
         };
@@ -133,7 +133,7 @@ impl Addresses {
     }
 
     /// Takes an address back; it rests first.
-    pub fn release(&mut self, address: Ipv4Addr, now: Timestamp) {
+    pub(crate) fn release(&mut self, address: Ipv4Addr, now: Timestamp) {
         if let Some(index) = self.subnet.index(address)
             && self.used.remove(&index)
         {

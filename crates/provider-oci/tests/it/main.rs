@@ -1,3 +1,7 @@
-//! The parts of this crate on a real kernel. Tests that need root say so when they are skipped.
+//! The provider on the real thing: crun, the kernel, a template. Needs root; says when it cannot.
 
-mod rootfs;
+mod contract;
+mod isolation;
+mod limits;
+mod machine;
+mod recovery;

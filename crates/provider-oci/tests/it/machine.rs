@@ -1,0 +1,261 @@
+//! A provider on this machine for one test, removed again however the test ends.
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::{FutureExt as _, StreamExt as _};
+use miosa_provider::{
+    Command, Confinement, Event, Exit, Key, Observed, Owner, Phase, Provider, Readiness, Root,
+    WorkloadSpec,
+};
+use miosa_provider_oci::{LayerSource, OciConfig, OciProvider, template::Templates};
+use miosa_types::{Digest, Env, InstallationId, Size, WorkloadId};
+use tokio::{io::AsyncRead, time::timeout};
+
+const CACHE: &str = "/var/cache/miosa";
+pub(crate) const TEMPLATE: &str = "base";
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// No artifact is there.
+#[derive(Debug)]
+struct NoLayers;
+
+#[async_trait]
+impl LayerSource for NoLayers {
+    async fn open(&self, _: Digest) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+pub(crate) struct Machine {
+    pub(crate) env: Env,
+    pub(crate) installation: InstallationId,
+    pub(crate) folder: tempfile::TempDir,
+    provider: std::sync::Mutex<Option<Arc<OciProvider>>>,
+}
+
+/// Why this machine cannot run the tests.
+fn lacks() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("not root".into());
+    }
+    let found = Templates::open(Path::new(CACHE)).map(|all| all.resolve(TEMPLATE).is_ok());
+    if !found.unwrap_or(false) {
+        return Some(format!("no template `{TEMPLATE}` in {CACHE}: run `miosa template build`"));
+    }
+    (!Path::new("/usr/bin/crun").exists()).then(|| "no crun".into())
+}
+
+/// Runs a test with a provider of its own.
+pub(crate) fn with_machine<F: Future<Output = ()>>(test: impl FnOnce(Arc<Machine>) -> F) {
+    if let Some(why) = lacks() {
+        eprintln!("SKIPPED: {why}");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let machine = Arc::new(Machine::new(Env::system()).await);
+        let work = test(machine.clone());
+        let outcome = std::panic::AssertUnwindSafe(work).catch_unwind().await;
+        machine.open().await;
+        let removed = machine.provider().remove_everything().await;
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+        removed.unwrap();
+        machine.assert_nothing_is_left();
+    });
+}
+
+impl Machine {
+    pub(crate) async fn new(env: Env) -> Self {
+        let folder = tempfile::Builder::new().prefix("provider-").tempdir_in("/var/tmp").unwrap();
+        let machine =
+            Self { installation: env.id(), env, folder, provider: std::sync::Mutex::new(None) };
+        machine.open().await;
+        machine
+    }
+
+    /// Opens the provider if it is not open.
+    pub(crate) async fn open(&self) {
+        if self.provider.lock().unwrap().is_some() {
+            return;
+        }
+        let config = OciConfig {
+            installation: self.installation,
+            data_dir: self.folder.path().to_owned(),
+            cache_dir: CACHE.into(),
+            env: self.env.clone(),
+            layers: Arc::new(NoLayers),
+            trust_host_ca: true,
+        };
+        let provider = OciProvider::open(config).await.unwrap();
+        *self.provider.lock().unwrap() = Some(provider);
+    }
+
+    /// Drops the provider as the death of its process would: nothing is cleaned up.
+    pub(crate) async fn die(&self) {
+        let provider = self.provider.lock().unwrap().take().unwrap();
+        let gone = Arc::downgrade(&provider);
+        drop(provider);
+        let wait = async {
+            while gone.strong_count() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, wait).await.unwrap();
+    }
+
+    pub(crate) fn provider(&self) -> Arc<OciProvider> {
+        self.provider.lock().unwrap().clone().expect("open")
+    }
+
+    /// A replica that listens on the loopback address only, and obeys [`tell`].
+    pub(crate) fn server(&self) -> WorkloadSpec {
+        let script = include_str!("server.py");
+        self.workload(&["python3", "-u", "-c", script], Readiness::Tcp { port: 3000 })
+    }
+
+    pub(crate) fn workload(&self, argv: &[&str], readiness: Readiness) -> WorkloadSpec {
+        let workload: WorkloadId = self.env.id();
+        WorkloadSpec {
+            key: Key { workload, revision: 1 },
+            owner: Owner::Version(self.env.id()),
+            root: Root { template: TEMPLATE.into(), layer: None },
+            size: Size { memory_mib: 256, cpu_millis: 1000, disk_mib: 128 },
+            replicas: 1,
+            restart: true,
+            confinement: Confinement::Runtime,
+            command: Some(Command {
+                argv: argv.iter().map(|arg| (*arg).to_owned()).collect(),
+                cwd: "/workspace".into(),
+                env: [("PORT".to_owned(), "3000".to_owned())].into(),
+            }),
+            readiness,
+            hostname: "app".into(),
+        }
+    }
+
+    /// A sandbox: the guest alone.
+    pub(crate) fn sandbox(&self) -> WorkloadSpec {
+        WorkloadSpec {
+            command: None,
+            owner: Owner::Sandbox(self.env.id()),
+            confinement: Confinement::Sandbox,
+            restart: false,
+            ..self.workload(&["-"], Readiness::Guest)
+        }
+    }
+
+    /// Runs a shell script in a workload of its own, and removes that.
+    pub(crate) async fn script(&self, text: &str, confinement: Confinement) -> Exit {
+        let spec = WorkloadSpec {
+            confinement,
+            restart: false,
+            ..self.workload(&["bash", "-c", text], Readiness::Guest)
+        };
+        self.run(spec).await
+    }
+
+    /// Applies a workload that ends by itself, and removes it.
+    pub(crate) async fn run(&self, spec: WorkloadSpec) -> Exit {
+        self.provider().apply(&spec).await.unwrap();
+        let ended = self
+            .until(spec.key.workload, |own| match own {
+                [one] if matches!(one.phase, Phase::Exited { .. }) => Some(one.clone()),
+                _ => None,
+            })
+            .await;
+        self.remove(spec.key).await;
+        ended.last_exit.unwrap()
+    }
+
+    /// Applies a workload and waits until its only replica is ready.
+    pub(crate) async fn start(&self, spec: &WorkloadSpec) -> Observed {
+        self.provider().apply(spec).await.unwrap();
+        self.ready(spec.key.workload).await
+    }
+
+    pub(crate) async fn ready(&self, workload: WorkloadId) -> Observed {
+        self.until(workload, |own| match own {
+            [one] if one.phase.ready().is_some() => Some(one.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    pub(crate) async fn remove(&self, key: Key) {
+        self.provider().delete(key, 0).await.unwrap();
+        self.until(key.workload, |own| own.is_empty().then_some(())).await;
+    }
+
+    /// Follows the watch until `look` finds something among a workload's replicas.
+    pub(crate) async fn until<T>(
+        &self,
+        workload: WorkloadId,
+        look: impl Fn(&[Observed]) -> Option<T>,
+    ) -> T {
+        let mut events = self.provider().watch().await.unwrap();
+        let mut known: Vec<Observed> = Vec::new();
+        let search = async {
+            loop {
+                match events.next().await.expect("the watch goes on") {
+                    Event::Snapshot(all) => known = all,
+                    Event::Upsert(one) => {
+                        known.retain(|other| other.instance != one.instance);
+                        known.push(*one);
+                    }
+                    Event::Gone(instance) => known.retain(|one| one.instance != instance),
+                }
+                known.retain(|one| one.key.workload == workload);
+                if let Some(found) = look(&known) {
+                    return found;
+                }
+            }
+        };
+        let found = timeout(DEADLINE, search).await.ok();
+        found.unwrap_or_else(|| panic!("waited in vain; seen: {known:#?}"))
+    }
+
+    /// Looks for host objects that carry the installation's id.
+    pub(crate) fn assert_nothing_is_left(&self) {
+        let id = self.installation.simple();
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let short = &id[22..];
+        for (what, seen) in [
+            ("mount", read("/proc/self/mountinfo")),
+            ("links and routes", read("/proc/net/dev") + &read("/proc/net/fib_trie")),
+            ("packet filter", output("nft", &["list", "tables"])),
+            ("loop device", output("losetup", &["-a"])),
+        ] {
+            let folder = self.folder.path().to_str().unwrap();
+            for name in [id.as_str(), short, folder] {
+                assert!(!seen.contains(name), "{what} left: {name} in {seen}");
+            }
+        }
+        for parent in ["/run/workloads", "/sys/fs/cgroup/memory/workloads"] {
+            let Ok(entries) = std::fs::read_dir(parent) else { continue };
+            let left = entries.flatten().any(|e| e.file_name().to_string_lossy().contains(&id));
+            assert!(!left, "left in {parent}");
+        }
+    }
+}
+
+pub(crate) fn output(program: &str, args: &[&str]) -> String {
+    let output = std::process::Command::new(program).args(args).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+}
+
+/// Sends a line to a server of [`Machine::server`] and reads its answer.
+pub(crate) async fn tell(replica: &Observed, line: &str) -> io::Result<String> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let addr = replica.phase.ready().expect("ready");
+    let talk = async {
+        let mut stream = tokio::net::TcpStream::connect(addr).await?;
+        stream.write_all(format!("{line}\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    };
+    timeout(DEADLINE, talk).await?
+}
