@@ -158,11 +158,12 @@ where
         let path = checks.path(&entry.path_bytes(), entry_type)?;
         let target = entry.link_name_bytes().map(|bytes| path_of(&bytes).to_owned());
         let size = entry.size();
+        let mut body = Exact { body: &mut entry, left: size };
         let kind = match entry_type {
             EntryType::Directory => Kind::Folder,
             EntryType::Regular | EntryType::Continuous => {
                 checks.file(&path, size)?;
-                Kind::File { size, body: &mut entry }
+                Kind::File { size, body: &mut body }
             }
             EntryType::Symlink => {
                 Kind::Symlink { target: checks.symlink(&path, target.as_deref())? }
@@ -178,6 +179,24 @@ where
         visit(Entry { path: &path, kind, mode, modified_s })?;
     }
     Ok(checks.totals)
+}
+
+/// A body that is never shorter than it was announced: the tar reader takes the end of a cut
+/// stream for the end of the file.
+struct Exact<B> {
+    body: B,
+    left: u64,
+}
+
+impl<B: Read> Read for Exact<B> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.body.read(buffer)?;
+        if read == 0 && self.left > 0 && !buffer.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left = self.left.saturating_sub(read as u64);
+        Ok(read)
+    }
 }
 
 /// How [`repack`] writes.
