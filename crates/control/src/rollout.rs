@@ -219,3 +219,6 @@ fn replacement(seen: &Seen, now: Timestamp) -> Option<Action> {
     };
     Some(Action::Replace { instance: seen.instance, when })
 }
+
+#[cfg(test)]
+mod tests;
