@@ -29,9 +29,9 @@ use crate::{
 /// Time of a command that names none: below the 60 s after which SDKs hang up.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(50);
 /// Time of a streamed command that names none.
-const DEFAULT_STREAM_TIMEOUT: Duration = Duration::from_secs(600);
+const DEFAULT_STREAM_TIMEOUT: Duration = Duration::from_mins(10);
 /// Longest time of a command.
-const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+const MAX_TIMEOUT: Duration = Duration::from_mins(10);
 /// How long after its time a command's end is waited for.
 const LATE: Duration = Duration::from_secs(5);
 /// What is kept of each of the two outputs, in bytes.
@@ -284,21 +284,17 @@ impl Kept {
 mod tests {
     use super::*;
 
-    fn out(text: &'static str) -> Option<Result<Output, guest::Error>> {
-        Some(Ok(Output::Stdout(Bytes::from_static(text.as_bytes()))))
+    fn out(text: &'static str) -> Output {
+        Output::Stdout(Bytes::from_static(text.as_bytes()))
     }
 
     #[test]
     fn output_becomes_lines_whatever_its_pieces_are() {
         let mut framer = Framer::default();
         let mut seen = Vec::new();
-        for item in [
-            out("a\nb"),
-            out("c\n\nd"),
-            Some(Ok(Output::Ended { code: 3, timed_out: false })),
-            None,
-        ] {
-            seen.extend(framer.take(item));
+        let end = Output::Ended { code: 3, timed_out: false };
+        for item in [Some(out("a\nb")), Some(out("c\n\nd")), Some(end), None] {
+            seen.extend(framer.take(item.map(Ok)));
         }
         let text = |frame: &Frame| frame.data["line"].as_str().map(str::to_owned);
         let lines: Vec<_> = seen.iter().filter_map(text).collect();

@@ -1,5 +1,7 @@
 //! Files of a sandbox: `/fs/*`, and the older `/files/*`.
 
+use std::collections::BTreeMap;
+
 use axum::{
     Router,
     body::Body,
@@ -271,22 +273,20 @@ async fn tree(
 
 /// Puts entries below the folders that hold them.
 fn grow(root: wire::Entry, entries: Vec<wire::Entry>) -> wire::Node {
-    let mut by_folder = std::collections::BTreeMap::<String, Vec<wire::Entry>>::new();
+    let mut by_folder = BTreeMap::<String, Vec<wire::Entry>>::new();
     for entry in entries {
         let folder = entry.path.rsplit_once('/').map_or("", |(folder, _)| folder);
         by_folder.entry(folder.to_owned()).or_default().push(entry);
     }
-    fn fill(
-        entry: wire::Entry,
-        by_folder: &mut std::collections::BTreeMap<String, Vec<wire::Entry>>,
-    ) -> wire::Node {
-        let key = entry.path.trim_end_matches('/');
-        let mut children = by_folder.remove(key).unwrap_or_default();
-        children.sort_by(|a, b| a.name.cmp(&b.name));
-        let children = children.into_iter().map(|child| fill(child, by_folder)).collect();
-        wire::Node { entry, children }
-    }
     fill(root, &mut by_folder)
+}
+
+fn fill(entry: wire::Entry, by_folder: &mut BTreeMap<String, Vec<wire::Entry>>) -> wire::Node {
+    let key = entry.path.trim_end_matches('/');
+    let mut children = by_folder.remove(key).unwrap_or_default();
+    children.sort_by(|a, b| a.name.cmp(&b.name));
+    let children = children.into_iter().map(|child| fill(child, by_folder)).collect();
+    wire::Node { entry, children }
 }
 
 async fn make_dir(

@@ -64,7 +64,7 @@ const FOLLOW: &str = r#"exec tail -n +1 -s 0.2 --pid="$1" -f "$HOME/.processes/$
 /// Longest time of one of the scripts above, of following aside.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest time that output is followed.
-const FOLLOW_TIMEOUT: Duration = Duration::from_secs(3600);
+const FOLLOW_TIMEOUT: Duration = Duration::from_hours(1);
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 /// How often it is looked whether a process has ended.

@@ -34,7 +34,7 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(20);
 /// Below the 60 s after which SDKs hang up.
 const MAX_WAIT: Duration = Duration::from_secs(50);
 /// How long a readiness stream stays open.
-const STREAM_WAIT: Duration = Duration::from_secs(120);
+const STREAM_WAIT: Duration = Duration::from_mins(2);
 /// Between two comments that keep a stream alive.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Most entries and bytes of environment, metadata and tags together.

@@ -20,11 +20,11 @@ use crate::{AppState, Caller, Error, Json, Path, exec, processes};
 /// Size that a sandbox has if it names none.
 const DEFAULT_TIER: Tier = Tier::Small;
 /// Longest time for the install command.
-const MAX_INSTALL: Duration = Duration::from_secs(600);
+const MAX_INSTALL: Duration = Duration::from_mins(10);
 /// How long start waits for the port if the caller does not say.
 const DEFAULT_START: Duration = Duration::from_secs(20);
 /// Longest that start waits for the port.
-const MAX_START: Duration = Duration::from_secs(120);
+const MAX_START: Duration = Duration::from_mins(2);
 /// How often it is looked whether somebody listens.
 const LOOK: Duration = Duration::from_millis(200);
 
