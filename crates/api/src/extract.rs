@@ -145,7 +145,7 @@ mod tests {
             (r#"{"name":1}"#, "name"),
             (r#"{"name":"a","inner":{}}"#, "inner.port"),
             (r#"{"name":"a","inner":{"port":99999}}"#, "inner.port"),
-            ("[1]", "body"),
+            ("\"a\"", "body"),
         ] {
             match parse::<Body>(body.as_bytes()).unwrap_err() {
                 Error::InvalidFields { errors } => assert_eq!(errors[0].0, field, "{body}"),

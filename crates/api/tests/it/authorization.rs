@@ -1,0 +1,100 @@
+//! Every route × (no key, another tenant's key, the operator's). The routes are read from the
+//! router itself, so a new one joins by being there.
+
+use std::collections::BTreeSet;
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Platform, Tenant};
+
+/// Stands in everything that tenant A owns and must never reach B.
+const MARK: &str = "mark-of-tenant-a";
+
+const METHODS: [Method; 5] =
+    [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
+#[tokio::test]
+async fn no_route_opens_without_a_key_or_to_another_tenant() {
+    let platform = Platform::new().await;
+    let (a, b) = (platform.tenant("A").await, platform.tenant("B").await);
+    let owned = Owned::make(&platform, &a).await;
+    let paths = paths(&platform);
+    assert!(paths.contains("/api/v1/whoami") && paths.len() > 12, "unreadable: {paths:?}");
+    for path in &paths {
+        let target = owned.fill(path);
+        for method in METHODS {
+            check(&platform, (path, &target), method, &b).await;
+        }
+    }
+}
+
+async fn check(platform: &Platform, (path, target): (&str, &str), method: Method, b: &Tenant) {
+    let at = format!("{method} {path}");
+    let call = async |key: &str| -> Answer {
+        // A body that no handler can act on: what is not refused before is refused by it.
+        platform.call(method.clone(), target, key, json!([])).await
+    };
+    let nobody = call("").await;
+    if path.trim_start_matches("/api/v1").starts_with("/health") {
+        return;
+    }
+    if nobody.status == StatusCode::METHOD_NOT_ALLOWED {
+        return;
+    }
+    assert_eq!(nobody.status, StatusCode::UNAUTHORIZED, "{at} without a key");
+    assert_eq!(call("msk_live_wrong").await.status, StatusCode::UNAUTHORIZED, "{at}: wrong key");
+    let theirs = call(&b.key).await;
+    assert!(!theirs.text.contains(MARK), "{at} shows another tenant's data: {theirs:?}");
+    assert!(!theirs.status.is_server_error(), "{at}: {theirs:?}");
+    if path.contains('{') {
+        assert!(theirs.status.is_client_error(), "{at} on another tenant's object: {theirs:?}");
+    }
+    if path.starts_with("/api/v1/admin/") {
+        assert_eq!(theirs.status, StatusCode::FORBIDDEN, "{at}");
+    }
+    let operator = call(&platform.operator).await;
+    assert_ne!(operator.status, StatusCode::UNAUTHORIZED, "{at} as the operator");
+    assert!(!operator.text.contains(MARK) || path.contains("tenant"), "{at}: acts for `default`");
+}
+
+/// Objects of tenant A, by the name of the path's parameter.
+struct Owned(Vec<(&'static str, String)>);
+
+impl Owned {
+    async fn make(platform: &Platform, a: &Tenant) -> Self {
+        let post = async |path: &str, body: Value| -> String {
+            let answer = platform.call(Method::POST, path, &a.key, body).await;
+            assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+            answer.body["data"]["id"].as_str().unwrap().to_owned()
+        };
+        let named = || json!({ "name": MARK });
+        Self(vec![
+            ("tenant", a.json["id"].as_str().unwrap().to_owned()),
+            ("workspace", post("/api/v1/workspaces", named()).await),
+            ("project", post("/api/v1/projects", named()).await),
+            ("key", post("/api/v1/api-keys", named()).await),
+        ])
+    }
+
+    /// The path with its parameters replaced; an unknown one becomes an id that nobody has.
+    fn fill(&self, path: &str) -> String {
+        let fill = |part: &str| -> String {
+            let Some(name) = part.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
+                return part.to_owned();
+            };
+            let known = self.0.iter().find(|(known, _)| *known == name);
+            known.map_or("018f0000-0000-7000-8000-000000000000".to_owned(), |(_, id)| id.clone())
+        };
+        path.split('/').map(fill).collect::<Vec<_>>().join("/")
+    }
+}
+
+/// The router's paths, from its `Debug` text; there is no other way to list them.
+fn paths(platform: &Platform) -> BTreeSet<String> {
+    let text = format!("{:?}", platform.router);
+    let strings = text.split('"').skip(1).step_by(2);
+    // The fallback is in there too, under `/` and a private name.
+    let is_route = |text: &&str| text.starts_with('/') && *text != "/" && !text.contains("__");
+    strings.filter(is_route).map(str::to_owned).collect()
+}

@@ -1,0 +1,64 @@
+//! `Idempotency-Key`.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Platform, request};
+
+async fn post(platform: &Platform, key: &str, idempotency: &str, body: Value) -> Answer {
+    let request = request(Method::POST, "/api/v1/projects", key)
+        .header("idempotency-key", idempotency)
+        .body(body.to_string().into())
+        .unwrap();
+    platform.send(request).await
+}
+
+#[tokio::test]
+async fn a_repeat_gets_the_first_answer_and_another_payload_is_refused() {
+    let platform = Platform::new().await;
+    let (a, b) = (platform.tenant("A").await, platform.tenant("B").await);
+    let first = post(&platform, &a.key, "k", json!({"name": "one"})).await;
+    assert_eq!(first.status, StatusCode::CREATED);
+    let again = post(&platform, &a.key, "k", json!({"name": "one"})).await;
+    assert_eq!((again.status, &again.body), (first.status, &first.body));
+    assert_eq!(again.headers["content-type"], "application/json");
+    assert_ne!(again.headers["x-request-id"], first.headers["x-request-id"]);
+
+    let other = post(&platform, &a.key, "k", json!({"name": "two"})).await;
+    assert_eq!(other.status, StatusCode::CONFLICT);
+    assert_eq!(other.body["error"]["code"], "IDEMPOTENCY_PAYLOAD_MISMATCH");
+
+    let rival = post(&platform, &b.key, "k", json!({"name": "two"})).await;
+    assert_eq!(rival.status, StatusCode::CREATED, "keys are the tenant's own");
+
+    platform.clock.advance(Duration::from_secs(24 * 3600 + 1));
+    let later = post(&platform, &a.key, "k", json!({"name": "two"})).await;
+    assert_eq!(later.status, StatusCode::CREATED, "a day later the key is forgotten");
+}
+
+#[tokio::test]
+async fn many_at_once_make_one_object() {
+    let platform = Platform::new().await;
+    let a = platform.tenant("A").await;
+    let calls = (0..8).map(|_| post(&platform, &a.key, "k", json!({"name": "one"})));
+    let answers = futures_util::future::join_all(calls).await;
+    for answer in &answers {
+        assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+        assert_eq!(answer.body["data"]["id"], answers[0].body["data"]["id"]);
+    }
+    let list = platform.get("/api/v1/projects", &a.key).await;
+    assert_eq!(list.body["total"], 1, "{list:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_is_repeated_too() {
+    let platform = Platform::new().await;
+    let a = platform.tenant("A").await;
+    let first = post(&platform, &a.key, "k", json!({})).await;
+    let again = post(&platform, &a.key, "k", json!({})).await;
+    assert_eq!(first.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(again.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(first.body, again.body);
+}
