@@ -44,7 +44,7 @@ pub enum Links {
     /// Symbolic links must stay below the archive's root, of which `root` is the absolute name
     /// inside the sandbox.
     Inside {
-        /// Absolute path, as in `/workspace`.
+        /// Absolute path, as in `/workspace`; empty: every absolute link is refused.
         root: &'static str,
     },
     /// Symbolic links may point anywhere: they are resolved only inside the container.

@@ -114,7 +114,7 @@ fn read_files<R: io::Read>(
 ) -> Result<Vec<(String, String)>, Error> {
     let room = Arc::new(Semaphore::new(options.memory_mib as usize));
     let mut links = Vec::new();
-    archive::walk(archive, options.limits, Links::Inside { root: "/" }, |entry| {
+    archive::walk(archive, options.limits, Links::Inside { root: "" }, |entry| {
         let Entry { path, kind, .. } = entry;
         let path = name_of(path)?;
         if is_hidden(&path) {

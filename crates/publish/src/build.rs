@@ -63,7 +63,7 @@ pub struct Deadlines {
 
 impl Default for Deadlines {
     fn default() -> Self {
-        let minutes = |count: u64| Duration::from_secs(count * 60);
+        let minutes = Duration::from_mins;
         Self { unpack: minutes(2), install: minutes(10), build: minutes(15), collect: minutes(5) }
     }
 }

@@ -5,11 +5,12 @@
 
 use std::{
     collections::VecDeque,
+    fmt::Write as _,
     sync::{Arc, Mutex, PoisonError},
 };
 
 /// Most bytes kept.
-pub const MAX_BYTES: usize = 1024 * 1024;
+pub(crate) const MAX_BYTES: usize = 1024 * 1024;
 
 /// Longest line kept, in bytes.
 const MAX_LINE: usize = 4096;
@@ -20,7 +21,7 @@ pub struct BuildLog(Arc<Mutex<Lines>>);
 
 #[derive(Debug, Default)]
 struct Lines {
-    lines: VecDeque<String>,
+    kept: VecDeque<String>,
     bytes: usize,
     dropped: u64,
 }
@@ -41,9 +42,9 @@ impl BuildLog {
         let text = plain(text);
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         log.bytes += text.len() + 1;
-        log.lines.push_back(text);
+        log.kept.push_back(text);
         while log.bytes > MAX_BYTES {
-            let Some(oldest) = log.lines.pop_front() else { break };
+            let Some(oldest) = log.kept.pop_front() else { break };
             log.bytes -= oldest.len() + 1;
             log.dropped += 1;
         }
@@ -54,9 +55,9 @@ impl BuildLog {
         let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::with_capacity(log.bytes + 64);
         if log.dropped > 0 {
-            text.push_str(&format!("» {} earlier lines were dropped\n", log.dropped));
+            let _ = writeln!(text, "» {} earlier lines were dropped", log.dropped);
         }
-        for line in &log.lines {
+        for line in &log.kept {
             text.push_str(line);
             text.push('\n');
         }
@@ -66,7 +67,7 @@ impl BuildLog {
     /// The last `count` lines.
     pub fn tail(&self, count: usize) -> Vec<String> {
         let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        log.lines.iter().skip(log.lines.len().saturating_sub(count)).cloned().collect()
+        log.kept.iter().skip(log.kept.len().saturating_sub(count)).cloned().collect()
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{WORKSPACE, request::Request};
 
 /// Port that an app is told to use unless one was named.
-pub const DEFAULT_PORT: u16 = 8080;
+pub(crate) const DEFAULT_PORT: u16 = 8080;
 
 /// Command and environment of every runtime instance of a version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

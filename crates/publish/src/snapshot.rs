@@ -20,7 +20,7 @@ use miosa_types::{
 use crate::WORKSPACE;
 
 /// The longest that saving may take.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_mins(2);
 
 /// Owner of everything in a workspace, in every sandbox.
 pub(crate) const OWNER: u32 = 1000;

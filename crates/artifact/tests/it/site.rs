@@ -73,7 +73,8 @@ async fn a_page_for_what_is_missing_switches_the_fallback_off() {
 
 #[tokio::test]
 async fn what_cannot_be_a_site_is_refused() {
-    let cases: [(&[Item<'_>], &str); 5] = [
+    let cases: [(&[Item<'_>], &str); 6] = [
+        (&[Item::File("a", b"x"), Item::Symlink("b", "/etc/passwd")], "points out"),
         (&[Item::File("../x", b"x")], "contains `..`"),
         (&[Item::File("a", b"x"), Item::Symlink("b", "../../etc/passwd")], "points out"),
         (&[Item::File("a", b"x"), Item::Symlink("b", "c")], "no published file"),

@@ -77,13 +77,15 @@ pub(super) fn candidates(files: &Listing, request: &Request) -> Vec<Candidate> {
     found
 }
 
+/// Works with any lock file, or none.
+const PLAIN: &str = "npm install --include=dev --no-audit --no-fund";
+
 /// Steps that bring the packages of the `package.json` in `folder`.
 pub(super) fn install(files: &Listing, folder: &str) -> Vec<Step> {
     let at = |name: &str| format!("{folder}{name}");
     if !files.has(&at("package.json")) {
         return Vec::new();
     }
-    const PLAIN: &str = "npm install --include=dev --no-audit --no-fund";
     let fallback = |why| Some((PLAIN.to_owned(), why));
     let step = if files.has(&at("package-lock.json")) || files.has(&at("npm-shrinkwrap.json")) {
         Step {
@@ -148,7 +150,7 @@ fn next(files: &Listing, package: Option<&Package>) -> Option<Candidate> {
     let mut plan = process("Next.js app", evidence, files, "npx next start -H 0.0.0.0 -p $PORT");
     plan.build = build;
     if exports {
-        plan.name = "Next.js export".to_owned();
+        "Next.js export".clone_into(&mut plan.name);
         plan.serve = Serve::Files { folders: vec!["out".to_owned()] };
     }
     Some(Candidate { score: 85, plan })
@@ -208,7 +210,7 @@ fn is_script(path: &str) -> bool {
 
 fn node_line(entry: &str) -> String {
     let quoted = super::python::quote(entry);
-    if entry.ends_with(".ts") || entry.ends_with(".mts") {
+    if matches!(entry.rsplit_once('.'), Some((_, "ts" | "mts"))) {
         return format!("node --experimental-strip-types {quoted}");
     }
     format!("node {quoted}")

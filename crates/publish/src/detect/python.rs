@@ -24,11 +24,11 @@ struct App<'a> {
 }
 
 pub(super) fn candidates(files: &Listing, request: &Request) -> Vec<Candidate> {
-    let entry = request.entry_file().filter(|entry| entry.ends_with(".py"));
+    let entry = request.entry_file().filter(|entry| is_python(entry));
     let mut apps: Vec<App<'_>> = files
         .0
         .iter()
-        .filter(|(path, _)| path.ends_with(".py"))
+        .filter(|(path, _)| is_python(path))
         .filter(|(path, _)| entry.as_ref().is_none_or(|entry| entry == *path))
         .filter_map(|(path, text)| find_app(path, text.as_deref()?))
         .collect();
@@ -95,7 +95,7 @@ pub(super) fn install(files: &Listing, folder: &str, needed: &[&str]) -> Vec<Ste
         match project_dependencies(text) {
             Some(list) => arguments.extend(list.iter().map(|package| quote(package))),
             None => {
-                arguments.push(quote(&format!("./{}", path.trim_end_matches("pyproject.toml"))))
+                arguments.push(quote(&format!("./{}", path.trim_end_matches("pyproject.toml"))));
             }
         }
     }
@@ -159,6 +159,10 @@ fn rank(path: &str) -> (bool, usize, usize) {
     let place = usual.iter().position(|usual| *usual == name).unwrap_or(usual.len());
     let is_test = path.contains("test") || path.contains("example");
     (is_test, path.matches('/').count(), place)
+}
+
+fn is_python(path: &str) -> bool {
+    matches!(path.rsplit_once('.'), Some((_, "py")))
 }
 
 /// The folder of a file with a trailing slash, or nothing.
