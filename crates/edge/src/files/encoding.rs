@@ -108,7 +108,10 @@ mod tests {
     use http::HeaderValue;
     use miosa_types::Digest;
 
-    use super::*;
+    use super::{
+        Encoding::{Brotli, Gzip, Identity},
+        *,
+    };
 
     #[test]
     fn the_heaviest_variant_that_exists_is_sent() {
@@ -121,7 +124,6 @@ mod tests {
         };
         let gzip_only = SiteFile { brotli: None, ..both.clone() };
         let plain_only = SiteFile { gzip: None, ..gzip_only.clone() };
-        use Encoding::{Brotli, Gzip, Identity};
         for (accept, with_both, with_gzip) in [
             (None, Identity, Identity),
             (Some(""), Identity, Identity),

@@ -45,14 +45,14 @@ pub(crate) async fn serve(
     match path::find(manifest, parts.uri.path()) {
         Found::File { path, file } => send(blobs, branding, parts, path, file).await,
         Found::Redirect { to } => redirect(&to, &parts.uri),
-        Found::NotFound { page: Some(file) } => {
+        Found::Nothing { page: Some(file) } => {
             let mut response = whole(blobs, branding, parts, file).await;
             if response.status() == StatusCode::OK {
                 *response.status_mut() = StatusCode::NOT_FOUND;
             }
             response
         }
-        Found::NotFound { page: None } => pages::render(Page::NotFound, branding, parts),
+        Found::Nothing { page: None } => pages::render(Page::NotFound, branding, parts),
     }
 }
 

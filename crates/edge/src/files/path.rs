@@ -14,7 +14,7 @@ pub(super) enum Found<'a> {
     /// Elsewhere: a decoded path with a leading slash.
     Redirect { to: String },
     /// Nothing; perhaps with the site's own page that says so.
-    NotFound { page: Option<&'a SiteFile> },
+    Nothing { page: Option<&'a SiteFile> },
 }
 
 /// What must not stand in the path of a `Location`.
@@ -40,22 +40,23 @@ pub(super) fn encode(path: &str) -> String {
 /// Finds what stands at `raw`, a path as it came.
 pub(super) fn find<'a>(manifest: &'a SiteManifest, raw: &str) -> Found<'a> {
     let Ok(decoded) = percent_decode_str(raw).decode_utf8() else {
-        return Found::NotFound { page: not_found_page(manifest, "") };
+        return Found::Nothing { page: not_found_page(manifest, "") };
     };
     // Names in a manifest have no leading slash and no empty part, so `//host/` never matches.
     let Some(path) = decoded.strip_prefix('/') else {
-        return Found::NotFound { page: not_found_page(manifest, "") };
+        return Found::Nothing { page: not_found_page(manifest, "") };
     };
     if let Some(found) = exact(manifest, path) {
         return found;
     }
     let name = path.rsplit('/').next().unwrap_or(path);
-    if manifest.spa && !name.contains('.') {
-        if let Some((path, file)) = manifest.files.get_key_value("index.html") {
-            return Found::File { path, file };
-        }
+    if manifest.spa
+        && !name.contains('.')
+        && let Some((path, file)) = manifest.files.get_key_value("index.html")
+    {
+        return Found::File { path, file };
     }
-    Found::NotFound { page: not_found_page(manifest, path) }
+    Found::Nothing { page: not_found_page(manifest, path) }
 }
 
 /// Without any fallback.
@@ -148,7 +149,7 @@ const HASHED_FOLDERS: [&str; 7] =
 pub(super) fn is_hashed(path: &str) -> bool {
     let Some((folder, _)) = path.split_once('/') else { return false };
     let name = path.rsplit('/').next().unwrap_or(path);
-    if !HASHED_FOLDERS.contains(&folder) || name.ends_with(".html") {
+    if !HASHED_FOLDERS.contains(&folder) || matches!(name.rsplit_once('.'), Some((_, "html"))) {
         return false;
     }
     // `main.4f9c2d1a.chunk.js.map`: any part between the separators may be the hash.

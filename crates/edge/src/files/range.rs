@@ -31,36 +31,41 @@ fn parse(range: &str, size: u64) -> Wanted {
         return Wanted::All;
     }
     let Some((first, last)) = ranges.trim().split_once('-') else { return Wanted::All };
-    match (number(first), number(last)) {
-        (Some(None), Some(Some(0))) => Wanted::Nothing,
+    let (Some(first), Some(last)) = (Position::of(first), Position::of(last)) else {
+        return Wanted::All;
+    };
+    match (first, last) {
+        (Position::Open, Position::Open) => Wanted::All,
         // The last `length` bytes.
-        (Some(None), Some(Some(_))) if size == 0 => Wanted::Nothing,
-        (Some(None), Some(Some(length))) => {
-            Wanted::Part { first: size - length.min(size), last: size - 1 }
+        (Position::Open, Position::At(length)) => match size.checked_sub(1) {
+            Some(last) if length > 0 => Wanted::Part { first: size - length.min(size), last },
+            _ => Wanted::Nothing,
+        },
+        (Position::At(first), Position::At(last)) if last < first => Wanted::All,
+        (Position::At(first), _) if first >= size => Wanted::Nothing,
+        (Position::At(first), Position::Open) => Wanted::Part { first, last: size - 1 },
+        (Position::At(first), Position::At(last)) => {
+            Wanted::Part { first, last: last.min(size - 1) }
         }
-        (Some(Some(first)), Some(last)) => {
-            if last.is_some_and(|last| last < first) {
-                return Wanted::All;
-            }
-            if first >= size {
-                return Wanted::Nothing;
-            }
-            Wanted::Part { first, last: last.unwrap_or(u64::MAX).min(size - 1) }
-        }
-        _ => Wanted::All,
     }
 }
 
-/// `Some(None)` for nothing, `None` for what is no number. More digits than fit are as good as
-/// the largest number.
-fn number(text: &str) -> Option<Option<u64>> {
-    if text.is_empty() {
-        return Some(None);
+/// One side of a range.
+enum Position {
+    /// Left out.
+    Open,
+    At(u64),
+}
+
+impl Position {
+    /// `None` for what is no number. More digits than fit are as good as the largest number.
+    fn of(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return Some(Self::Open);
+        }
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| Self::At(text.parse().unwrap_or(u64::MAX)))
     }
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    Some(Some(text.parse().unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]

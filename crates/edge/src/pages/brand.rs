@@ -30,7 +30,7 @@ pub(super) fn variables(branding: &Branding) -> String {
         } else {
             ("light", "#000000", "rgb(0 0 0/.72)", "rgb(0 0 0/.14)")
         };
-        let accent = primary.unwrap_or_else(|| if is_dark { Rgb::WHITE } else { Rgb::BLACK });
+        let accent = primary.unwrap_or(if is_dark { Rgb::WHITE } else { Rgb::BLACK });
         let accent = accent.apart_from(background);
         return format!(
             ":root{{--scheme:{scheme};--bg:{};--text:{text};--muted:{muted};--line:{line};{}}}\n",
