@@ -38,8 +38,7 @@ pub async fn unix(
     drain: Duration,
 ) -> io::Result<()> {
     let app = router(state);
-    let accept = async || listener.accept().await.map(|(stream, _)| stream);
-    serve(accept, app, stop, drain).await
+    serve(listener, app, stop, drain).await
 }
 
 /// Serves `/metrics` and `/health` on `listener` until `stop`.
@@ -49,19 +48,38 @@ pub async fn admin(
     stop: CancellationToken,
 ) -> io::Result<()> {
     let app = metrics::router(state);
-    let accept = async || listener.accept().await.map(|(stream, _)| stream);
-    serve(accept, app, stop, Duration::from_secs(1)).await
+    serve(listener, app, stop, Duration::from_secs(1)).await
 }
 
-async fn serve<S>(
-    mut accept: impl AsyncFnMut() -> io::Result<S>,
+/// Where connections come from.
+trait Accept {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for UnixListener {
+    type Stream = tokio::net::UnixStream;
+
+    async fn next(&self) -> io::Result<Self::Stream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Accept for TcpListener {
+    type Stream = tokio::net::TcpStream;
+
+    async fn next(&self) -> io::Result<Self::Stream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+async fn serve(
+    listener: impl Accept,
     app: Router,
     stop: CancellationToken,
     drain: Duration,
-) -> io::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) -> io::Result<()> {
     let graceful = GracefulShutdown::new();
     let room = std::sync::Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -71,7 +89,7 @@ where
         };
         let stream = tokio::select! {
             () = stop.cancelled() => break,
-            stream = accept() => stream,
+            stream = listener.next() => stream,
         };
         let stream = match stream {
             Ok(stream) => stream,

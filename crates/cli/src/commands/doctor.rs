@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use miosa_provider_oci::preflight;
 use serde_json::json;
 
 use super::block_on;
@@ -21,7 +20,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let missing = block_on(async { Ok(preflight::check(&arguments.data_dir).await) })?;
+    let missing = block_on(async { Ok(miosa_provider_oci::preflight(&arguments.data_dir).await?) })?;
     let is_fatal = missing.iter().any(|one| one.is_fatal);
     if arguments.json {
         let rows: Vec<_> = missing

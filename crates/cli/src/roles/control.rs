@@ -65,13 +65,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let state = AppState::new(platform.control.clone(), steps, BUILD);
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(miosa_api::serve::unix(api_socket, state.clone(), stop.clone(), API_DRAIN));
-    tasks.spawn(miosa_api::serve::admin(
-        tokio::net::TcpListener::from_std(admin)?,
-        state,
-        stop.clone(),
-    ));
-    let assembled = assembly::run(platform.control.clone(), options, stop.clone());
-    tasks.spawn(async move { assembled.await.context("the edge link") });
+    let admin = tokio::net::TcpListener::from_std(admin)?;
+    tasks.spawn(miosa_api::serve::admin(admin, state, stop.clone()));
+    tasks.spawn(assembly::run(platform.control.clone(), options, stop.clone()));
     ready.announce();
     tracing::info!(commit = BUILD.commit, "control serves");
     while let Some(ended) = tasks.join_next().await {
@@ -79,7 +75,6 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         // One part that is gone without being told to is the end of all: a new control is better.
         stop.cancel();
     }
-    platform.provider.close().await;
     Ok(())
 }
 

@@ -32,24 +32,17 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
         limits: Limits::default(),
     };
     if rustix::process::geteuid().is_root() {
-        let confined = miosa_edge::privileges::confine(EDGE_USER, EDGE_USER, &config)
+        let confined = miosa_edge::privileges::confine(EDGE_USER, EDGE_USER, &config.dir)
             .context("the edge could not give up its rights")?;
         tracing::info!(?confined, "confined");
     }
     let stop = CancellationToken::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    {
-        let _entered = runtime.enter();
-        super::watch_for_the_end(stop.clone(), inherited::lifeline()?)?;
-    }
-    let edge = std::thread::Builder::new().name("edge".to_owned()).spawn({
-        let stop = stop.clone();
-        move || miosa_edge::run(config, listeners, || ready.announce(), stop)
-    })?;
     runtime.block_on(async {
-        stop.cancelled().await;
-    });
-    edge.join().map_err(|_| anyhow::anyhow!("the edge panicked"))?.context("the edge")
+        super::watch_for_the_end(stop.clone(), inherited::lifeline()?)?;
+        let ended = stop.cancelled_owned();
+        miosa_edge::run(config, listeners, |_| ready.announce(), ended).await.context("the edge")
+    })
 }
 
 fn listeners(
