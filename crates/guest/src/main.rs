@@ -35,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, waitid};
 use tokio::{net::TcpListener, time::Instant};
 
 use crate::{config::Config, reaper::Exit, state::State};

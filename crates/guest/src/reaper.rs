@@ -9,8 +9,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
-use tokio::{io::unix::AsyncFd, sync::oneshot};
+use rustix::process::{WaitOptions, WaitStatus, wait};
+use tokio::sync::oneshot;
 
 use crate::sys;
 
@@ -60,7 +60,7 @@ impl Children {
 
     /// Collects children for ever.
     pub(crate) async fn reap(self) -> io::Result<()> {
-        let events = AsyncFd::new(sys::child_events()?)?;
+        let events = sys::watch(sys::child_events()?)?;
         loop {
             self.collect();
             let mut ready = events.readable().await?;
@@ -72,7 +72,7 @@ impl Children {
     }
 
     fn collect(&self) {
-        while let Ok(Some((pid, status))) = waitpid(None::<Pid>, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
             let watcher = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
             if let Some(watcher) = watcher {

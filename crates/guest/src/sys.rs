@@ -212,3 +212,10 @@ impl Drop for Restore {
 fn check(code: i32) -> io::Result<i32> {
     if code < 0 { Err(io::Error::last_os_error()) } else { Ok(code) }
 }
+
+/// Watches a descriptor that the returned value owns.
+pub(crate) fn watch(fd: std::os::fd::OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+    // SAFETY: the descriptor is owned by the value that watches it, is not closed before it, and
+    // always reports the same file.
+    unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(Into::into)
+}
