@@ -235,8 +235,12 @@ impl Settings {
         self.data_dir.join("edge")
     }
 
+    pub(crate) fn database_dir(&self) -> PathBuf {
+        self.data_dir.join("db")
+    }
+
     pub(crate) fn database(&self) -> PathBuf {
-        self.data_dir.join("platform.db")
+        self.database_dir().join("platform.db")
     }
 
     pub(crate) fn artifacts_dir(&self) -> PathBuf {

@@ -33,10 +33,11 @@ pub(crate) const BUILD: Build =
 /// How long API calls under way may take after the end was asked for.
 const API_DRAIN: Duration = Duration::from_secs(5);
 
+/// How long control waits for an edge before it says that it is ready without one.
+const EDGE_PATIENCE: Duration = Duration::from_secs(4);
+
 /// Runs control until it is told to stop.
 pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
-    // What this process makes is private unless it says otherwise.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(settings))
 }
 
@@ -68,6 +69,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let admin = tokio::net::TcpListener::from_std(admin)?;
     tasks.spawn(miosa_api::serve::admin(admin, state, stop.clone()));
     tasks.spawn(assembly::run(platform.control.clone(), options, stop.clone()));
+    wait_for_an_edge(&platform.control.edges).await;
     ready.announce();
     tracing::info!(commit = BUILD.commit, "control serves");
     while let Some(ended) = tasks.join_next().await {
@@ -78,6 +80,24 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits until an edge serves the first table, so that "ready" means that hosts answer. Control
+/// that runs alone has no edge yet and is ready without one.
+async fn wait_for_an_edge(edges: &Edges) {
+    let mut reports = edges.reports();
+    let served = async {
+        loop {
+            reports.borrow_and_update();
+            let serves = |edge: &miosa_control::edges::EdgeStatus| edge.is_leased && edge.applied_seq > 0;
+            if edges.status().iter().any(serves) || reports.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(EDGE_PATIENCE, served).await.is_err() {
+        tracing::info!("no edge is linked yet");
+    }
+}
+
 struct Platform {
     control: Arc<Control>,
     provider: Arc<OciProvider>,
@@ -85,6 +105,8 @@ struct Platform {
 
 async fn open(settings: &Settings) -> anyhow::Result<Platform> {
     let env = Env::system();
+    make_private(&settings.database_dir())?;
+    make_private(&settings.artifacts_dir())?;
     let store = Store::open_sqlite(&settings.database()).await.context("the database")?;
     let domains = settings.domains();
     let installation =
@@ -150,6 +172,13 @@ async fn ensure_default_template(settings: &Settings) -> anyhow::Result<()> {
     .await
     .context("the template's builder ended")?
     .context("the default template could not be built")
+}
+
+/// A folder that only root may enter.
+fn make_private(dir: &Path) -> anyhow::Result<()> {
+    fs_err::create_dir_all(dir)?;
+    fs_err::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+    Ok(())
 }
 
 /// `DIR/run`: only root and the edge may pass.
