@@ -5,22 +5,34 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use miosa_provider::{Exit, Observed, Owner, Phase};
 use miosa_store::{instances::Instance, versions::Version};
 use miosa_types::{InstanceId, VersionId, deployment::InstanceState};
 
+/// How long after its end a row waits for the replica that tells how it ended.
+pub const WAIT_FOR_EXIT: SignedDuration = SignedDuration::from_secs(60);
 /// Ended instances that are kept for each deployment.
 pub const KEEP: u32 = 50;
 
-/// The rows to write: what changed since `known`, which holds every row that has not ended.
+/// A row to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// The row.
+    pub row: Instance,
+    /// Whether nothing more will be known of it. How a replica ended is told by the one that
+    /// follows it, so an ended row may be written twice.
+    pub is_final: bool,
+}
+
+/// The rows to write: what changed since `known`, which holds every row that is not final.
 pub fn changes(
     known: &BTreeMap<InstanceId, Instance>,
     versions: &BTreeMap<VersionId, Version>,
     replicas: &[Observed],
     is_suspect: impl Fn(InstanceId) -> bool,
     now: Timestamp,
-) -> Vec<Instance> {
+) -> Vec<News> {
     let mut rows = Vec::new();
     let mut exits: BTreeMap<VersionId, &Exit> = BTreeMap::new();
     let mut present = std::collections::BTreeSet::new();
@@ -34,11 +46,14 @@ pub fn changes(
         let row = row(observed, version, is_suspect(observed.instance), now);
         let is_news = known.get(&row.id).is_none_or(|old| has_changed(old, &row));
         if is_news {
-            rows.push(row);
+            rows.push(News { row, is_final: false });
         }
     }
     for old in known.values().filter(|old| !present.contains(&old.id)) {
-        rows.push(ended(old, exits.get(&old.version).copied(), now));
+        let exit = exits.get(&old.version).copied().filter(|exit| exit.at >= old.started_at);
+        if exit.is_some() || old.ended_at.is_none() {
+            rows.push(ended(old, exit, now));
+        }
     }
     rows
 }
@@ -88,27 +103,32 @@ fn has_changed(old: &Instance, new: &Instance) -> bool {
 }
 
 /// A replica that was told to end is `destroyed`; one that vanished by itself is `error`.
-fn ended(old: &Instance, exit: Option<&Exit>, now: Timestamp) -> Instance {
+fn ended(old: &Instance, exit: Option<&Exit>, now: Timestamp) -> News {
     let was_told = matches!(old.state, InstanceState::Stopped | InstanceState::Destroyed);
-    let exit = exit.filter(|exit| exit.at >= old.started_at);
-    let error = match (exit, &old.error) {
-        (Some(exit), _) if !was_told => Some(exit_text(exit.code, Some(&exit.log_tail))),
-        (_, error) => error.clone(),
+    let error = match exit {
+        Some(exit) if !was_told => Some(exit_text(exit.code, Some(&exit.log_tail))),
+        _ => old.error.clone(),
     };
     let state = if was_told { InstanceState::Destroyed } else { InstanceState::Error };
-    Instance { state, error, ended_at: Some(now), ..old.clone() }
+    let ended_at = Some(old.ended_at.unwrap_or(now));
+    let row = Instance { state, error, ended_at, ..old.clone() };
+    News { row, is_final: was_told || exit.is_some() }
 }
 
 /// How an exit is told to the owner of the app.
 pub fn exit_text(code: Option<i32>, log_tail: Option<&str>) -> String {
-    let mut text = match code {
+    let text = match code {
         Some(code @ 129..=192) => format!("It was ended by signal {}.", code - 128),
         Some(code) if code >= 0 => format!("It ended with exit code {code}."),
         _ => "It ended.".to_owned(),
     };
-    if let Some(tail) = log_tail.map(str::trim_end).filter(|tail| !tail.is_empty()) {
-        text.push_str(" Its last output:\n");
-        text.push_str(tail);
+    with_output(text, log_tail.unwrap_or_default())
+}
+
+/// `text` with the end of what was printed.
+pub fn with_output(text: String, output: &str) -> String {
+    match output.trim_end() {
+        "" => text,
+        output => format!("{text} Its last output:\n{output}"),
     }
-    text
 }

@@ -146,9 +146,9 @@ impl Monitor {
         let due: Vec<_> = ready
             .into_iter()
             .filter(|o| {
-                // One that just became ready was asked by the provider.
+                // The provider asked it when it became ready.
                 let health = self.health.entry(o.instance).or_insert(Health {
-                    probed_at: Some(now),
+                    probed_at: o.ready_at,
                     ..Health::default()
                 });
                 is_due(health, suspected.contains(&o.instance), now)

@@ -178,6 +178,7 @@ async fn record(
         updated_at: now,
         ready_at: None,
         promoted_at: None,
+        served_at: None,
         archived_at: None,
     };
     versions::insert(&mut tx, &version).await?;

@@ -14,7 +14,8 @@ use miosa_types::{InstanceId, VersionId};
 pub const START_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
 /// Exits in a row after which a version without a ready replica has failed.
 pub const CRASH_LOOP_BUDGET: u32 = 5;
-/// Late starts after which a version that never served has failed.
+/// Late starts after which a version has failed: one that hangs at its start exits too seldom
+/// for the other budget.
 pub const LATE_START_BUDGET: u32 = 2;
 
 /// What is wanted of one deployment.
@@ -24,6 +25,8 @@ pub struct Desired {
     pub wanted: Option<Wanted>,
     /// The version that every leased edge was last seen to serve.
     pub serving: Option<Serving>,
+    /// Whether the wanted version is known not to come up any more.
+    pub is_failed: bool,
 }
 
 /// The version that shall serve.
@@ -33,7 +36,9 @@ pub struct Wanted {
     pub version: VersionId,
     /// How many replicas; 0: it is static and needs none.
     pub replicas: usize,
-    /// How many of its replicas were replaced because they were late, if it never served.
+    /// Whether it ever served.
+    pub has_served: bool,
+    /// How many of its replicas were replaced because they were late, since it is wanted.
     pub late_starts: u32,
 }
 
@@ -182,23 +187,25 @@ fn carries(desired: &Desired, version: VersionId, seen: &[Seen]) -> bool {
         || seen.iter().any(|s| s.version == version && is_ready(s))
 }
 
+/// Whether enough was tried. While another version serves, or if it never served, the attempt is
+/// over; a version that served and has no other beside it is only called failed.
 fn verdict<'a>(
     desired: &Desired,
     wanted: Wanted,
     of_wanted: impl Iterator<Item = &'a Seen> + Clone,
 ) -> Option<Action> {
     let version = wanted.version;
-    let is_up = of_wanted.clone().any(is_ready);
-    let has_served = desired.serving.is_some_and(|s| s.version == version);
-    let exits = of_wanted.map(|s| s.exits_in_a_row).max().unwrap_or(0);
-    if is_up {
+    // The provider always tries again, so there is one; it tells how the last one ended.
+    let exits = of_wanted.clone().map(|s| s.exits_in_a_row).max()?;
+    let is_over = exits >= CRASH_LOOP_BUDGET || wanted.late_starts >= LATE_START_BUDGET;
+    if !is_over || of_wanted.clone().any(is_ready) {
         return None;
     }
-    if has_served {
-        return (exits >= CRASH_LOOP_BUDGET).then_some(Action::Fail { version });
+    let has_other = desired.serving.is_some_and(|s| s.version != version);
+    if has_other || !wanted.has_served {
+        return Some(Action::GiveUp { version });
     }
-    let is_over = exits >= CRASH_LOOP_BUDGET || wanted.late_starts >= LATE_START_BUDGET;
-    is_over.then_some(Action::GiveUp { version })
+    (!desired.is_failed).then_some(Action::Fail { version })
 }
 
 const fn is_ready(seen: &Seen) -> bool {

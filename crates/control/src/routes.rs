@@ -77,11 +77,13 @@ pub fn desired(
     let wanted = of(deployment.active_version).filter(|_| !is_off).map(|version| Wanted {
         version: version.id,
         replicas: if is_static(version) { 0 } else { deployment.replicas.max(1) as usize },
+        has_served: version.served_at.is_some(),
         late_starts,
     });
     let serving = of(deployment.serving_version)
         .map(|version| Serving { version: version.id, is_static: is_static(version) });
-    Desired { wanted, serving }
+    let is_failed = deployment.failure.is_some() && serving.is_none();
+    Desired { wanted, serving, is_failed }
 }
 
 /// Computes the table.

@@ -218,6 +218,8 @@ create table versions (
     updated_at_ms bigint not null,
     ready_at_ms bigint,
     promoted_at_ms bigint,
+    -- Observation: when every leased edge first served it.
+    served_at_ms bigint,
     archived_at_ms bigint,
     unique (deployment_id, number)
 );

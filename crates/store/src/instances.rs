@@ -97,6 +97,28 @@ pub async fn alive(db: &mut AnyConnection) -> Result<Vec<Instance>, Error> {
     rows.iter().map(read).collect()
 }
 
+/// Adds to what was observed of an instance why it is stuck.
+pub async fn set_error(db: &mut AnyConnection, id: InstanceId, error: &str) -> Result<(), Error> {
+    sqlx::query("update instances set error_message = $2 where id = $1")
+        .bind(id.to_string())
+        .bind(error)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Why the newest instance of a version that failed did so.
+pub async fn last_error(
+    db: &mut AnyConnection,
+    version: VersionId,
+) -> Result<Option<String>, Error> {
+    const LAST: &str = "
+        select error_message from instances
+        where version_id = $1 and error_message is not null
+        order by started_at_ms desc, id desc limit 1";
+    Ok(sqlx::query_scalar(LAST).bind(version.to_string()).fetch_optional(db).await?)
+}
+
 /// How many instances of a version that began since `since` ended without ever having been
 /// ready, after they were given at least `given_ms` milliseconds.
 pub async fn late_starts(

@@ -57,6 +57,8 @@ pub struct Version {
     pub ready_at: Option<Timestamp>,
     /// When it was last made the active version.
     pub promoted_at: Option<Timestamp>,
+    /// When every edge first served it.
+    pub served_at: Option<Timestamp>,
     /// When its artifact was deleted.
     pub archived_at: Option<Timestamp>,
 }
@@ -259,6 +261,14 @@ pub async fn set_promoted(
     Ok(())
 }
 
+/// Notes that every edge serves it, if that is new.
+pub async fn set_served(db: &mut AnyConnection, id: VersionId, now: Timestamp) -> Result<(), Error> {
+    const SERVED: &str =
+        "update versions set served_at_ms = $2 where id = $1 and served_at_ms is null";
+    sqlx::query(SERVED).bind(id.to_string()).bind(now.as_millisecond()).execute(db).await?;
+    Ok(())
+}
+
 /// Raises the revision to one above `used`, if it is not above already.
 pub async fn raise_revision(db: &mut AnyConnection, id: VersionId, used: u64) -> Result<(), Error> {
     let next = i64::try_from(used).unwrap_or(i64::MAX - 1) + 1;
@@ -352,6 +362,7 @@ fn read(row: &AnyRow) -> Result<Version, Error> {
         updated_at: row::time(TABLE, row.try_get("updated_at_ms")?)?,
         ready_at: time("ready_at_ms")?,
         promoted_at: time("promoted_at_ms")?,
+        served_at: time("served_at_ms")?,
         archived_at: time("archived_at_ms")?,
     })
 }

@@ -11,7 +11,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use miosa_provider::{Error as ProviderError, Key, Observed, Owner};
+use jiff::Timestamp;
+use miosa_provider::{Error as ProviderError, Key, Observed, Owner, Phase};
 use miosa_store::{
     deployments::{self, Deployment},
     instances::{self as rows, Instance},
@@ -28,11 +29,16 @@ use tokio::sync::Notify;
 use crate::{
     Control,
     driver::{Reconciler, Report, StepError},
-    instances,
+    instances::{self, News},
     rollout::{self, Action, Desired, Seen},
     routes,
     workloads::{self, STOP_GRACE_S},
 };
+
+/// Bytes of output kept of a replica that does not become ready.
+const LOG_BYTES: u32 = 4096;
+/// How long its guest may take to tell them.
+const LOG_DEADLINE: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug)]
@@ -74,15 +80,19 @@ impl Deployments {
         let now = self.control.env.now();
         let changes =
             instances::changes(&known, &world.versions, &world.replicas, is_suspect, now);
-        for row in changes {
+        for News { row, is_final } in changes {
             rows::observe(&mut db, &row).await?;
             if row.ended_at.is_some() {
-                known.remove(&row.id);
                 rows::prune(&mut db, row.deployment, instances::KEEP).await?;
+            }
+            if is_final {
+                known.remove(&row.id);
             } else {
                 known.insert(row.id, row);
             }
         }
+        let is_open = |at: Timestamp| now.duration_since(at) < instances::WAIT_FOR_EXIT;
+        known.retain(|_, row| row.ended_at.is_none_or(is_open));
         // After a fault the map is gone and is read again.
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
         Ok(())
@@ -152,6 +162,7 @@ impl Deployments {
             Action::Replace { instance, when } => {
                 let found = turn.world.replicas.iter().find(|o| o.instance == instance);
                 let Some(observed) = found else { return Ok(()) };
+                self.note_late(observed).await?;
                 Ok(provider.replace(observed.key, instance, when).await?)
             }
             Action::Delete { version } => {
@@ -159,11 +170,11 @@ impl Deployments {
                 self.delete_workload(version, key).await
             }
             Action::GiveUp { version } => {
-                let reason = turn.reason(version);
+                let reason = self.reason(turn, version).await?;
                 self.give_up(turn, version, &reason).await
             }
             Action::Fail { version } => {
-                let reason = turn.reason(version);
+                let reason = self.reason(turn, version).await?;
                 let mut db = self.control.store.conn().await?;
                 deployments::observe(&mut db, turn.deployment.id, None, Some(&reason)).await?;
                 tracing::warn!(deployment = %turn.deployment.id, "does not come up any more");
@@ -171,6 +182,34 @@ impl Deployments {
                 Ok(())
             }
         }
+    }
+
+    /// Keeps what a replica printed that is replaced because it did not become ready.
+    async fn note_late(&self, observed: &Observed) -> Result<(), StepError> {
+        let Phase::Running { .. } = observed.phase else { return Ok(()) };
+        let mut text =
+            format!("It was not ready within {} s.", rollout::START_DEADLINE.as_secs());
+        if let Some(endpoint) = &observed.guest {
+            let asked = self.control.guest.logs(endpoint, LOG_BYTES);
+            if let Ok(Ok(log)) = tokio::time::timeout(LOG_DEADLINE, asked).await {
+                let log = String::from_utf8_lossy(&log);
+                text = instances::with_output(text, &log);
+            }
+        }
+        let mut db = self.control.store.conn().await?;
+        Ok(rows::set_error(&mut db, observed.instance, &text).await?)
+    }
+
+    /// Why a version does not come up, for the owner of the app.
+    async fn reason(&self, turn: &Turn<'_>, version: VersionId) -> Result<String, StepError> {
+        let port = turn.world.versions.get(&version).and_then(workloads::port);
+        let what = match port {
+            Some(port) => format!("The app did not become ready on port {port}."),
+            None => "The app did not become ready.".to_owned(),
+        };
+        let mut db = self.control.store.conn().await?;
+        let last = rows::last_error(&mut db, version).await?;
+        Ok(last.map_or(what.clone(), |last| format!("{what} {last}")))
     }
 
     /// The intent returns to the version that serves; the version is marked failed.
@@ -182,7 +221,10 @@ impl Deployments {
     ) -> Result<(), StepError> {
         let now = self.control.env.now();
         let mut tx = self.control.store.begin().await?;
-        versions::set_failed(&mut tx, version, reason, now).await?;
+        // One that served before may serve again another time.
+        if turn.version(version)?.served_at.is_none() {
+            versions::set_failed(&mut tx, version, reason, now).await?;
+        }
         let mut deployment = turn.deployment.clone();
         deployment.active_version = deployment.serving_version;
         deployment.failure = Some(reason.to_owned());
@@ -204,8 +246,12 @@ impl Deployments {
         }
         let has_switched = serving.is_some() && serving == deployment.active_version;
         let failure = deployment.failure.as_deref().filter(|_| !has_recovered && !has_switched);
-        let mut db = self.control.store.conn().await?;
-        deployments::observe(&mut db, deployment.id, serving, failure).await?;
+        let mut tx = self.control.store.begin().await?;
+        deployments::observe(&mut tx, deployment.id, serving, failure).await?;
+        if let Some(serving) = serving {
+            versions::set_served(&mut tx, serving, self.control.env.now()).await?;
+        }
+        tx.commit().await?;
         tracing::info!(deployment = %deployment.id, ?serving, "every edge serves it");
         self.control.wakes.deployments.notify_one();
         self.control.wakes.routes.notify_one();
@@ -263,23 +309,6 @@ impl Turn<'_> {
     fn key(&self, version: VersionId) -> Option<Key> {
         let of = |o: &&Observed| o.owner == Owner::Version(version);
         self.world.replicas.iter().filter(of).map(|o| o.key).max()
-    }
-
-    /// Why a version does not come up, for the owner of the app.
-    fn reason(&self, version: VersionId) -> String {
-        let of = |o: &&Observed| o.owner == Owner::Version(version);
-        let exits = self.world.replicas.iter().filter(of).filter_map(|o| o.last_exit.as_ref());
-        let port = self.world.versions.get(&version).and_then(workloads::port);
-        let what = match port {
-            Some(port) => format!("The app did not become ready on port {port}."),
-            None => "The app did not become ready.".to_owned(),
-        };
-        match exits.max_by_key(|exit| exit.at) {
-            Some(exit) => {
-                format!("{what} {}", instances::exit_text(exit.code, Some(&exit.log_tail)))
-            }
-            None => what,
-        }
     }
 }
 

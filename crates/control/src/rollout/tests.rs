@@ -57,9 +57,11 @@ fn state(text: &str) -> Vec<Seen> {
 }
 
 fn wanting(version: u128, replicas: usize, serving: Option<(u128, bool)>) -> Desired {
+    let has_served = serving.is_some_and(|(n, _)| n == version);
     Desired {
-        wanted: Some(Wanted { version: v(version), replicas, late_starts: 0 }),
+        wanted: Some(Wanted { version: v(version), replicas, has_served, late_starts: 0 }),
         serving: serving.map(|(n, is_static)| Serving { version: v(n), is_static }),
+        is_failed: false,
     }
 }
 
@@ -119,6 +121,24 @@ fn a_version_that_is_late_too_often_and_never_served_is_given_up() {
     desired.wanted = desired.wanted.map(|w| Wanted { late_starts: LATE_START_BUDGET, ..w });
     assert_eq!(plan(&desired, &state("R1 p2"), now()), [Action::GiveUp { version: v(2) }]);
     assert_eq!(plan(&desired, &state("R1 r2"), now()), [], "it came up after all");
+}
+
+#[test]
+fn a_version_that_served_is_called_failed_once_and_still_tried() {
+    let mut desired = wanting(2, 1, Some((2, false)));
+    assert_eq!(plan(&desired, &state("X2"), now()), [Action::Fail { version: v(2) }]);
+    desired = Desired { serving: None, is_failed: true, ..desired };
+    assert_eq!(plan(&desired, &state("X2"), now()), []);
+    assert_eq!(plan(&desired, &state("P2"), now()), [Action::Replace {
+        instance: i(1),
+        when: When::Now
+    }]);
+    let rolled_back = Desired {
+        serving: Some(Serving { version: v(3), is_static: false }),
+        ..desired
+    };
+    let give_up = Action::GiveUp { version: v(2) };
+    assert_eq!(plan(&rolled_back, &state("R3 X2"), now()), [give_up], "another serves");
 }
 
 #[test]
@@ -270,7 +290,8 @@ impl Model {
             }
             Happens::Want(n) => {
                 let replicas = if Self::is_static(v(n)) { 0 } else { self.replicas };
-                let wanted = Wanted { version: v(n), replicas, late_starts: 0 };
+                let wanted =
+                    Wanted { version: v(n), replicas, has_served: false, late_starts: 0 };
                 self.desired.wanted = Some(wanted);
             }
             Happens::Step => self.step(),
