@@ -71,17 +71,19 @@ class Platform:
         return [pid for pid in found if pathlib.Path(f"/proc/{pid}").exists()]
 
     def app_process(self, marker: str) -> int:
-        """The process, below some workload, whose command line holds `marker`."""
+        """The process below some workload whose command line holds `marker`: the innermost, as
+        shells and package managers that started it hold it as well."""
         inits = set(self.workloads())
         table = {process.pid: process for process in processes()}
-        for process in table.values():
-            if marker not in " ".join(process.argv):
+        matching = {pid for pid, process in table.items() if marker in " ".join(process.argv)}
+        for pid in matching:
+            if any(table[other].parent == pid for other in matching):
                 continue
-            ancestor = process
+            ancestor = table[pid]
             while ancestor and ancestor.pid not in inits:
                 ancestor = table.get(ancestor.parent)
             if ancestor:
-                return process.pid
+                return pid
         raise LookupError(f"no process of a workload runs `{marker}`")
 
     def kill_everything(self):

@@ -94,6 +94,7 @@ pub fn table(facts: &Facts<'_>) -> Table {
             let branding = branding.clone();
             entries.push(Entry::Brand(link::Brand { tenant: tenant.id, branding }));
         }
+        entries.extend(unknown_hosts(tenant));
     }
     let seen = seen_by_deployment(facts.versions, facts.replicas, facts.suspects, |_| false);
     let building: BTreeSet<_> = facts
@@ -116,6 +117,14 @@ pub fn table(facts: &Facts<'_>) -> Table {
     sandbox_entries(facts, &mut entries);
     entries.extend(facts.certificates.iter().cloned().map(Entry::Certificate));
     Table::from_entries(entries)
+}
+
+/// What answers for names in a tenant's domains that nobody has.
+fn unknown_hosts(tenant: &Tenant) -> impl Iterator<Item = Entry> {
+    let previews = tenant.preview_domain.iter().map(|domain| format!("*.sandbox.{domain}"));
+    let hosts = std::iter::once(format!("*.{}", tenant.deployment_domain)).chain(previews);
+    let tenant = tenant.id;
+    hosts.map(move |host| Entry::Route(Route { host, tenant, target: Target::Nothing }))
 }
 
 struct AppFacts<'a> {

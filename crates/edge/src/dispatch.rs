@@ -45,7 +45,8 @@ pub(crate) async fn serve(
         return (Class::Unknown, visit.page(Page::NoSuchHost, None));
     };
     let Some((route, port)) = find(&visit.shared().live, &name) else {
-        return (Class::Unknown, visit.page(Page::NoSuchHost, None));
+        let owner = visit.shared().live.owner_of(&name);
+        return (Class::Unknown, visit.page(Page::NoSuchHost, owner));
     };
     let is_plain = connection.tls.is_none();
     if is_plain && !settings.as_ref().is_some_and(|settings| settings.plain_http) {
@@ -138,6 +139,7 @@ async fn target(
             (Class::Preview, preview::serve(visit, at).await)
         }
         Target::Redirect(to) => (Class::Redirect, to_https(visit, to, settings)),
+        Target::Nothing => (Class::Unknown, visit.page(Page::NoSuchHost, Some(route.tenant))),
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) enum Target {
     App(DeploymentId),
     Preview(SandboxId),
     Redirect(String),
+    Nothing,
 }
 
 /// A sandbox whose ports can be reached.
@@ -78,6 +79,12 @@ impl Live {
 
     pub(crate) fn route(&self, host: &str) -> Option<Arc<Route>> {
         self.routes.get(host)
+    }
+
+    /// Whose domain a name without a route lies in.
+    pub(crate) fn owner_of(&self, host: &str) -> Option<TenantId> {
+        let (_, parent) = host.split_once('.')?;
+        Some(self.routes.get(&*format!("*.{parent}"))?.tenant)
     }
 
     pub(crate) fn app(&self, id: DeploymentId) -> Option<Arc<App>> {
@@ -127,6 +134,7 @@ impl Live {
                     link::Target::App { app } => Target::App(app),
                     link::Target::Preview { sandbox } => Target::Preview(sandbox),
                     link::Target::Redirect { to } => Target::Redirect(to),
+                    link::Target::Nothing => Target::Nothing,
                     // Comes as `Loaded::Site`.
                     link::Target::Static { .. } => return None,
                 };

@@ -227,6 +227,9 @@ pub enum Target {
         /// The sandbox.
         sandbox: SandboxId,
     },
+    /// The tenant's page that says that nothing is here. For `*.` hosts, which answer for every
+    /// name one label below that has no route of its own.
+    Nothing,
     /// 308 to another host, same path.
     Redirect {
         /// That host.

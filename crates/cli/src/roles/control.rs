@@ -53,7 +53,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     admin.set_nonblocking(true)?;
 
     make_run_dir(&settings.run_dir())?;
-    let platform = open(settings).await?;
+    let control = open(settings).await?;
     let steps = Steps::default();
     let options = assembly::Options {
         link: link::Socket {
@@ -63,13 +63,13 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         steps: steps.clone(),
     };
     let api_socket = bind_for_edge(&settings.api_socket())?;
-    let state = AppState::new(platform.control.clone(), steps, BUILD);
+    let state = AppState::new(control.clone(), steps, BUILD);
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(miosa_api::serve::unix(api_socket, state.clone(), stop.clone(), API_DRAIN));
     let admin = tokio::net::TcpListener::from_std(admin)?;
     tasks.spawn(miosa_api::serve::admin(admin, state, stop.clone()));
-    tasks.spawn(assembly::run(platform.control.clone(), options, stop.clone()));
-    wait_for_an_edge(&platform.control.edges).await;
+    tasks.spawn(assembly::run(control.clone(), options, stop.clone()));
+    wait_for_an_edge(&control.edges).await;
     ready.announce();
     tracing::info!(commit = BUILD.commit, "control serves");
     while let Some(ended) = tasks.join_next().await {
@@ -98,12 +98,7 @@ async fn wait_for_an_edge(edges: &Edges) {
     }
 }
 
-struct Platform {
-    control: Arc<Control>,
-    provider: Arc<OciProvider>,
-}
-
-async fn open(settings: &Settings) -> anyhow::Result<Platform> {
+async fn open(settings: &Settings) -> anyhow::Result<Arc<Control>> {
     let env = Env::system();
     make_private(&settings.database_dir())?;
     make_private(&settings.artifacts_dir())?;
@@ -118,7 +113,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Platform> {
     let epoch = u64::try_from(env.now().as_millisecond()).unwrap_or(0);
     let control = Control {
         store,
-        provider: provider.clone(),
+        provider,
         guest: Arc::new(miosa_net::guest::HttpGuest::new()),
         probe: Arc::new(miosa_net::probe::HttpProbe::new()),
         templates: Arc::new(catalogue::Installed::new(
@@ -140,7 +135,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Platform> {
         observed: miosa_control::Observations::default(),
         wakes: miosa_control::Wakes::default(),
     };
-    Ok(Platform { control: Arc::new(control), provider })
+    Ok(Arc::new(control))
 }
 
 /// Opens the provider of this machine.
