@@ -124,14 +124,14 @@ async fn list_of_project(
     Path(project): Path<ProjectId>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Data<Vec<wire::Deployment>>>, Error> {
+    crate::projects::find(&mut *state.control.store.conn().await?, &caller, project).await?;
     let wanted = Wanted { project_id: Some(project.to_string()), ..wanted };
     list(State(state), caller, Query(wanted)).await
 }
 
 fn parse_id<K: miosa_types::id::Kind>(text: &str) -> Result<miosa_types::id::Id<K>, Error> {
-    text.parse().map_err(|error: miosa_types::id::IdError| Error::InvalidId {
-        message: error.to_string(),
-    })
+    text.parse()
+        .map_err(|error: miosa_types::id::IdError| Error::InvalidId { message: error.to_string() })
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -189,11 +189,7 @@ fn settings<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, V
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
-async fn read(
-    State(state): State<AppState>,
-    caller: Caller,
-    Path(key): Path<String>,
-) -> One {
+async fn read(State(state): State<AppState>, caller: Caller, Path(key): Path<String>) -> One {
     let row = control::get(&state.control, caller.tenant, &key).await?;
     show(&state, row).await
 }
@@ -205,7 +201,10 @@ async fn change(
     Json(body): Json<ChangeDeployment>,
 ) -> One {
     let change = Change {
-        name: body.name.map(|name| crate::tenants::check_name(&name).map(str::to_owned)).transpose()?,
+        name: body
+            .name
+            .map(|name| crate::tenants::check_name(&name).map(str::to_owned))
+            .transpose()?,
         settings: settings([
             ("build_command", body.build_command.map(Value::from)),
             ("run_command", body.run_command.map(Value::from)),
@@ -385,9 +384,7 @@ async fn logs(
         let (_, versions) =
             control::list_versions(&state.control, caller.tenant, &id, None, 1).await?;
         let text = match versions.first() {
-            Some(newest) => {
-                control::build_log(&state.control, caller.tenant, newest.id).await?
-            }
+            Some(newest) => control::build_log(&state.control, caller.tenant, newest.id).await?,
             None => String::new(),
         };
         last_lines("build", &text, wanted.lines)
@@ -404,7 +401,9 @@ fn as_events(logs: &Logs) -> Response {
     let mut body = String::new();
     for line in &logs.lines {
         let data = serde_json::to_string(line).unwrap_or_default();
-        body.push_str(&format!("event: log_line\ndata: {data}\n\n"));
+        for part in ["event: log_line\ndata: ", &data, "\n\n"] {
+            body.push_str(part);
+        }
     }
     body.push_str("data: {\"type\":\"done\"}\n\n");
     ([(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")], body)

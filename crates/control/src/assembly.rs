@@ -24,11 +24,14 @@ pub struct Options {
 }
 
 /// Runs control until `stop`. Fails only if the edge link cannot be bound.
-pub async fn run(control: Arc<Control>, options: Options, stop: CancellationToken) -> io::Result<()> {
+pub async fn run(
+    control: Arc<Control>,
+    options: Options,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let listener = link::bind(&options.link)?;
     let mut tasks = JoinSet::new();
-    let served =
-        link::Link { edges: control.edges.clone(), artifacts: control.artifacts.clone() };
+    let served = link::Link { edges: control.edges.clone(), artifacts: control.artifacts.clone() };
     tasks.spawn(link::serve(listener, served, stop.clone()));
     tasks.spawn(observe::follow(
         control.provider.clone(),

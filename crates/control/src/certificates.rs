@@ -213,6 +213,9 @@ pub fn entry(certificate: &Certificate) -> (link::Certificate, [(Digest, Bytes);
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use base64::Engine as _;
     use miosa_types::env::ManualClock;
 
     use super::*;
@@ -234,7 +237,6 @@ mod tests {
         let again = Authority::open(folder.path(), &env).unwrap();
         assert_eq!(fs_err::read_to_string(authority_pem(folder.path())).unwrap(), root);
         again.issue(&names).unwrap();
-        use std::os::unix::fs::PermissionsExt as _;
         let mode = fs_err::metadata(folder.path().join("ca/ca.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -251,12 +253,11 @@ mod tests {
         assert_eq!(missing(&wanted, &have, env.now()), std::slice::from_ref(&names));
         have.insert(names.clone(), authority.issue(&names).unwrap());
         assert_eq!(missing(&wanted, &have, env.now()), Vec::<Vec<String>>::new());
-        clock.advance(std::time::Duration::from_secs(61 * 24 * 3600));
+        clock.advance(std::time::Duration::from_hours(61 * 24));
         assert_eq!(missing(&wanted, &have, env.now()), [names]);
     }
 
     fn base64_of(pem: &str) -> Vec<u8> {
-        use base64::Engine as _;
         let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
         base64::engine::general_purpose::STANDARD.decode(body).unwrap()
     }

@@ -7,10 +7,7 @@
 use std::collections::BTreeSet;
 
 use miosa_provider::{Observed, Owner, Phase};
-use miosa_store::{
-    deployments as rows, instances,
-    tenants, versions,
-};
+use miosa_store::{deployments as rows, instances, tenants, versions};
 use miosa_types::{
     DeploymentId, InstanceId, ProjectId, Slug, TenantId, VersionId, WorkspaceId,
     deployment::VersionState, host,
@@ -180,8 +177,7 @@ fn slug(control: &Control, name: Option<&str>) -> Result<Slug, Error> {
         return Err(Error::Invalid { field: "name", message });
     }
     Slug::parse(name).or_else(|error| {
-        Slug::from_display(name)
-            .ok_or(Error::Invalid { field: "name", message: error.to_string() })
+        Slug::from_display(name).ok_or(Error::Invalid { field: "name", message: error.to_string() })
     })
 }
 

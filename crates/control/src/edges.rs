@@ -269,8 +269,10 @@ impl Edges {
     pub fn closed(&self, link: u64) {
         let mut state = self.lock();
         let Some(edge) = state.links.get(&link).map(|link| link.edge) else { return };
-        let has_other =
-            state.links.iter().any(|(id, other)| *id != link && other.edge == edge && other.is_open);
+        let has_other = state
+            .links
+            .iter()
+            .any(|(id, other)| *id != link && other.edge == edge && other.is_open);
         if has_other {
             state.links.remove(&link);
         } else if let Some(closed) = state.links.get_mut(&link) {

@@ -228,9 +228,8 @@ async fn read_frame<T: DeserializeOwned>(
     serde_json::from_slice(&body).map(Some).map_err(io::Error::other)
 }
 
-async fn within<T>(
-    deadline: Duration,
-    work: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
-    tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+async fn within<T>(deadline: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(deadline, work)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

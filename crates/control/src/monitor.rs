@@ -147,10 +147,10 @@ impl Monitor {
             .into_iter()
             .filter(|o| {
                 // The provider asked it when it became ready.
-                let health = self.health.entry(o.instance).or_insert(Health {
-                    probed_at: o.ready_at,
-                    ..Health::default()
-                });
+                let health = self
+                    .health
+                    .entry(o.instance)
+                    .or_insert(Health { probed_at: o.ready_at, ..Health::default() });
                 is_due(health, suspected.contains(&o.instance), now)
             })
             .collect();
@@ -186,8 +186,10 @@ impl Monitor {
                 Some((probe.probe(&target).await, observed))
             }
         };
-        let asked: Vec<_> =
-            futures_util::stream::iter(due.into_iter().map(ask)).buffer_unordered(AT_ONCE).collect().await;
+        let asked: Vec<_> = futures_util::stream::iter(due.into_iter().map(ask))
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
         for (outcome, observed) in asked.into_iter().flatten() {
             self.conclude(outcome, &observed).await;
         }
@@ -214,9 +216,7 @@ impl Monitor {
 
     /// Reads the health paths of versions that were not seen before.
     async fn learn_paths(&mut self, due: &[Observed]) {
-        let is_new = |o: &Observed| {
-            matches!(o.owner, Owner::Version(version) if !self.paths.contains_key(&version))
-        };
+        let is_new = |o: &Observed| matches!(o.owner, Owner::Version(version) if !self.paths.contains_key(&version));
         if !due.iter().any(is_new) {
             return;
         }
@@ -240,6 +240,7 @@ impl Monitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Outcome::{Answered, Broken, Refused, TimedOut};
 
     #[test]
     fn two_failures_make_a_suspect_and_what_follows_depends_on_the_kind() {
@@ -249,7 +250,6 @@ mod tests {
             let first = (Health::default(), Verdict::Well);
             outcomes.iter().fold(first, |(health, _), (at, o)| judge(health, *o, after(*at))).1
         };
-        use Outcome::{Answered, Broken, Refused, TimedOut};
         for (outcomes, expected) in [
             (&[(0, Answered(200))][..], Verdict::Well),
             (&[(0, Answered(500))], Verdict::Well), // an answer is an answer

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     Control,
-    deployments::{self, ATTEMPTS, Deployment, Error, External, New, Version, not_found},
+    deployments::{self, ATTEMPTS, Deployment, Error, External, New, Version},
     sandboxes::{self, Sandbox},
     workloads,
 };
@@ -65,25 +65,22 @@ pub async fn publish(
     tenant: TenantId,
     publish: Publish,
 ) -> Result<Published, Error> {
-    publish.request.check().map_err(|error| Error::Invalid {
-        field: error.field,
-        message: error.to_string(),
-    })?;
+    publish
+        .request
+        .check()
+        .map_err(|error| Error::Invalid { field: error.field, message: error.to_string() })?;
     let (sandbox, endpoint) = sandboxes::enter(control, tenant, publish.sandbox).await?;
     // A name that cannot be had is told before the source is copied.
     find_target(control, tenant, &sandbox, &publish.target).await?;
     let root = publish.source_path.as_deref().unwrap_or(WORKSPACE);
     let excludes = source_excludes();
-    let source =
-        snapshot(&*control.guest, &endpoint, &control.artifacts, root, &excludes).await;
+    let source = snapshot(&*control.guest, &endpoint, &control.artifacts, root, &excludes).await;
     let source = source.map_err(|error| match error {
         SnapshotError::Invalid { reason } => {
             Error::Invalid { field: "source_snapshot_path", message: reason }
         }
         SnapshotError::NoSpace => Error::NoSpace,
-        error @ SnapshotError::Unavailable { .. } => {
-            Error::Unavailable { source: Box::new(error) }
-        }
+        error @ SnapshotError::Unavailable { .. } => Error::Unavailable { source: Box::new(error) },
     })?;
     let mut attempt = 1;
     loop {
@@ -92,8 +89,8 @@ pub async fn publish(
             Err(Error::Store(
                 miosa_store::Error::Stale { .. } | miosa_store::Error::Taken { .. },
             )) if attempt < ATTEMPTS => {}
-            Err(Error::NameTaken { .. })
-                if attempt < ATTEMPTS && publish.target == Target::New => {}
+            Err(Error::NameTaken { .. }) if attempt < ATTEMPTS && publish.target == Target::New => {
+            }
             outcome => {
                 control.wakes.builds.notify_one();
                 control.wakes.routes.notify_one();
@@ -132,22 +129,7 @@ async fn record(
     let mut tx = control.store.begin().await?;
     let mut deployment = match found {
         Some(found) => found,
-        None => {
-            let name = match &publish.target {
-                Target::Named(name) => Some(name.clone()),
-                Target::Existing(key) => return Err(not_found("deployment", key)),
-                Target::New => None,
-            };
-            let new = New {
-                workspace: sandbox.workspace,
-                project: sandbox.project,
-                name,
-                settings: Map::new(),
-                metadata: publish.metadata.clone(),
-                external: publish.external.clone(),
-            };
-            deployments::insert(control, &mut tx, tenant, new).await?
-        }
+        None => deployments::insert(control, &mut tx, tenant, new(sandbox, publish)).await?,
     };
     let request = with_defaults(&publish.request, &deployment.settings);
     deployment.settings.extend(said(&publish.request));
@@ -186,6 +168,22 @@ async fn record(
     tx.commit().await.map_err(miosa_store::Error::from)?;
     deployment.generation += 1;
     Ok(Published { deployment, version })
+}
+
+/// The deployment that a publish makes if there is none yet.
+fn new(sandbox: &Sandbox, publish: &Publish) -> New {
+    let name = match &publish.target {
+        Target::Named(name) => Some(name.clone()),
+        Target::Existing(_) | Target::New => None,
+    };
+    New {
+        workspace: sandbox.workspace,
+        project: sandbox.project,
+        name,
+        settings: Map::new(),
+        metadata: publish.metadata.clone(),
+        external: publish.external.clone(),
+    }
 }
 
 /// The fields that a request sets.

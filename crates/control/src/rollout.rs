@@ -192,13 +192,13 @@ fn carries(desired: &Desired, version: VersionId, seen: &[Seen]) -> bool {
 fn verdict<'a>(
     desired: &Desired,
     wanted: Wanted,
-    of_wanted: impl Iterator<Item = &'a Seen> + Clone,
+    mut of_wanted: impl Iterator<Item = &'a Seen> + Clone,
 ) -> Option<Action> {
     let version = wanted.version;
     // The provider always tries again, so there is one; it tells how the last one ended.
     let exits = of_wanted.clone().map(|s| s.exits_in_a_row).max()?;
     let is_over = exits >= CRASH_LOOP_BUDGET || wanted.late_starts >= LATE_START_BUDGET;
-    if !is_over || of_wanted.clone().any(is_ready) {
+    if !is_over || of_wanted.any(is_ready) {
         return None;
     }
     let has_other = desired.serving.is_some_and(|s| s.version != version);

@@ -38,7 +38,8 @@ impl FakeEdge {
     pub fn dial(socket: PathBuf, id: EdgeId) -> Self {
         let (sender, table) = watch::channel(Table::default());
         let (history, is_busy) = (Arc::<Mutex<Vec<Table>>>::default(), Arc::default());
-        let edge = Connection { id, sender, history: history.clone(), is_busy: Arc::clone(&is_busy) };
+        let edge =
+            Connection { id, sender, history: history.clone(), is_busy: Arc::clone(&is_busy) };
         let task = tokio::spawn(async move {
             loop {
                 let _ = edge.serve(&socket).await;

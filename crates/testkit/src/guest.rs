@@ -55,9 +55,8 @@ impl FakeGuest {
         let prefix = format!("{}/", path.trim_end_matches('/'));
         let state = self.lock();
         let files = state.files.get(&guest.addr).cloned().unwrap_or_default();
-        let inside = |(path, bytes): (String, Bytes)| {
-            Some((path.strip_prefix(&prefix)?.to_owned(), bytes))
-        };
+        let inside =
+            |(path, bytes): (String, Bytes)| Some((path.strip_prefix(&prefix)?.to_owned(), bytes));
         files.into_iter().filter_map(inside).collect()
     }
 }

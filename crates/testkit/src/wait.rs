@@ -21,8 +21,6 @@ where
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    match tokio::time::timeout(DEADLINE, wait).await {
-        Ok(found) => found,
-        Err(_) => panic!("within {} s it was never seen: {what}", DEADLINE.as_secs()),
-    }
+    let found = tokio::time::timeout(DEADLINE, wait).await;
+    found.unwrap_or_else(|_| panic!("within {} s it was never seen: {what}", DEADLINE.as_secs()))
 }

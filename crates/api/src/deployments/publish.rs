@@ -29,9 +29,8 @@ async fn publish(
     Json(body): Json<PublishRequest>,
 ) -> Result<(StatusCode, Json<Data<wire::Published>>), Error> {
     let message = "it names the sandbox whose files are published".to_owned();
-    let sandbox = body
-        .source_sandbox_id
-        .ok_or(Error::Invalid { field: "source_sandbox_id", message })?;
+    let sandbox =
+        body.source_sandbox_id.ok_or(Error::Invalid { field: "source_sandbox_id", message })?;
     let target = Target::Existing(deployment);
     let (published, _) = run(&state, &caller, order(sandbox, target, body)?).await?;
     Ok((StatusCode::CREATED, Json(Data::new(published))))
@@ -94,13 +93,12 @@ fn order(sandbox: SandboxId, target: Target, body: PublishRequest) -> Result<Pub
         }
     };
     // `type` and `mode` have other meanings too; only these words are about the kind.
-    let hint = [&body.kind_as_type, &body.mode].into_iter().find_map(|word| {
-        match word.as_deref() {
+    let hint =
+        [&body.kind_as_type, &body.mode].into_iter().find_map(|word| match word.as_deref() {
             Some("static") => Some(KindChoice::Static),
             Some("dynamic") => Some(KindChoice::Dynamic),
             _ => None,
-        }
-    });
+        });
     let request = Request {
         kind: kind.or(hint),
         build_command: body.build_command,

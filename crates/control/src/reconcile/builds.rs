@@ -33,9 +33,9 @@ use crate::{
 /// Builds at once.
 pub const MAX_AT_ONCE: usize = 2;
 /// Longest time of one attempt.
-pub const TIME_LIMIT: Duration = Duration::from_secs(15 * 60);
+pub const TIME_LIMIT: Duration = Duration::from_mins(15);
 /// How long the build sandbox may take to start.
-pub const START_DEADLINE: Duration = Duration::from_secs(60);
+pub const START_DEADLINE: Duration = Duration::from_mins(1);
 /// Attempts that end for reasons that are not the app's.
 pub const ATTEMPTS: u32 = 3;
 /// Log lines in the reason of a failure.
@@ -303,11 +303,7 @@ fn row(artifact: &Artifact) -> versions::Built {
         },
         Artifact::App { layer, files, run } => versions::Built {
             kind: VersionKind::Dynamic,
-            artifact: versions::Artifact {
-                digest: layer.digest,
-                bytes: layer.size,
-                files: *files,
-            },
+            artifact: versions::Artifact { digest: layer.digest, bytes: layer.size, files: *files },
             run: Some(serde_json::to_value(run).expect("a run configuration is plain data")),
         },
     }

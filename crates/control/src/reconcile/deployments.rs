@@ -54,6 +54,16 @@ struct World {
     replicas: Vec<Observed>,
 }
 
+/// What visitors get.
+enum Live {
+    /// Not certain, or nothing that is ready now.
+    Unknown,
+    /// Nothing, because nothing shall be.
+    Nothing,
+    /// This version.
+    Version(VersionId),
+}
+
 /// One deployment in its turn.
 struct Turn<'a> {
     deployment: &'a Deployment,
@@ -78,8 +88,7 @@ impl Deployments {
         let suspects = self.control.suspects.all();
         let is_suspect = |instance| suspects.contains(&instance);
         let now = self.control.env.now();
-        let changes =
-            instances::changes(&known, &world.versions, &world.replicas, is_suspect, now);
+        let changes = instances::changes(&known, &world.versions, &world.replicas, is_suspect, now);
         for News { row, is_final } in changes {
             rows::observe(&mut db, &row).await?;
             if row.ended_at.is_some() {
@@ -105,9 +114,8 @@ impl Deployments {
         for observed in &world.replicas {
             let Owner::Version(version) = observed.owner else { continue };
             let row = world.versions.get(&version);
-            let is_wanted = row.is_some_and(|v| {
-                v.state == VersionState::Ready && wanted.contains(&v.deployment)
-            });
+            let is_wanted = row
+                .is_some_and(|v| v.state == VersionState::Ready && wanted.contains(&v.deployment));
             if !is_wanted {
                 keys.insert((version, observed.key));
             }
@@ -187,8 +195,7 @@ impl Deployments {
     /// Keeps what a replica printed that is replaced because it did not become ready.
     async fn note_late(&self, observed: &Observed) -> Result<(), StepError> {
         let Phase::Running { .. } = observed.phase else { return Ok(()) };
-        let mut text =
-            format!("It was not ready within {} s.", rollout::START_DEADLINE.as_secs());
+        let mut text = format!("It was not ready within {} s.", rollout::START_DEADLINE.as_secs());
         if let Some(endpoint) = &observed.guest {
             let asked = self.control.guest.logs(endpoint, LOG_BYTES);
             if let Ok(Ok(log)) = tokio::time::timeout(LOG_DEADLINE, asked).await {
@@ -239,7 +246,11 @@ impl Deployments {
     /// Notes the version that every leased edge serves.
     async fn record_serving(&self, turn: &Turn<'_>) -> Result<(), StepError> {
         let deployment = turn.deployment;
-        let Some(serving) = self.live_version(turn) else { return Ok(()) };
+        let serving = match self.live(turn) {
+            Live::Unknown => return Ok(()),
+            Live::Nothing => None,
+            Live::Version(version) => Some(version),
+        };
         let has_recovered = serving.is_some() && deployment.serving_version.is_none();
         if serving == deployment.serving_version {
             return Ok(());
@@ -258,30 +269,29 @@ impl Deployments {
         Ok(())
     }
 
-    /// `Some(None)`: nothing is served, by intent. `None`: not certain, or nothing ready now.
-    fn live_version(&self, turn: &Turn<'_>) -> Option<Option<VersionId>> {
+    /// What every leased edge serves.
+    fn live(&self, turn: &Turn<'_>) -> Live {
         let deployment = turn.deployment;
         let edges = &self.control.edges;
-        let host = host::app(&deployment.slug, &deployment.deployment_domain);
+        let Ok(app) = edges.live(&link::Key::App(deployment.id)) else { return Live::Unknown };
         if deployment.deleted_at.is_some() {
             // The slug may belong to another by now; the app's entry goes with its replicas.
-            let app = edges.live(&link::Key::App(deployment.id)).ok()?;
-            return app.is_none().then_some(None);
+            return if app.is_none() { Live::Nothing } else { Live::Unknown };
         }
-        let route = edges.live(&link::Key::Route(host)).ok()?;
-        let Some(Entry::Route(route)) = route else { return None };
-        if let Target::Static { version, .. } = route.target {
-            return Some(Some(version));
-        }
-        let Some(Entry::App(app)) = edges.live(&link::Key::App(deployment.id)).ok()? else {
-            return None;
+        let host = host::app(&deployment.slug, &deployment.deployment_domain);
+        let Ok(Some(Entry::Route(route))) = edges.live(&link::Key::Route(host)) else {
+            return Live::Unknown;
         };
-        if deployment.is_stopped && app.replicas.is_empty() {
-            return Some(None);
+        if let Target::Static { version, .. } = route.target {
+            return Live::Version(version);
         }
-        let ready = app.replicas.iter().find(|replica| replica.state == ReplicaState::Ready)?;
-        let seen = turn.seen.iter().find(|seen| seen.instance == ready.instance)?;
-        Some(Some(seen.version))
+        let Some(Entry::App(app)) = app else { return Live::Unknown };
+        if deployment.is_stopped && app.replicas.is_empty() {
+            return Live::Nothing;
+        }
+        let ready = app.replicas.iter().find(|replica| replica.state == ReplicaState::Ready);
+        let seen = ready.and_then(|ready| turn.seen.iter().find(|s| s.instance == ready.instance));
+        seen.map_or(Live::Unknown, |seen| Live::Version(seen.version))
     }
 
     async fn late_starts(

@@ -50,9 +50,8 @@ fn replica(n: u128, code: char, version: u128) -> Seen {
 
 /// `R1 p2`: a held ready replica of version 1 and a pending one of version 2.
 fn state(text: &str) -> Vec<Seen> {
-    let parse = |(n, word): (u128, &str)| {
-        replica(n, word.as_bytes()[0].into(), word[1..].parse().unwrap())
-    };
+    let parse =
+        |(n, word): (u128, &str)| replica(n, word.as_bytes()[0].into(), word[1..].parse().unwrap());
     (1..).zip(text.split_whitespace()).map(parse).collect()
 }
 
@@ -129,14 +128,12 @@ fn a_version_that_served_is_called_failed_once_and_still_tried() {
     assert_eq!(plan(&desired, &state("X2"), now()), [Action::Fail { version: v(2) }]);
     desired = Desired { serving: None, is_failed: true, ..desired };
     assert_eq!(plan(&desired, &state("X2"), now()), []);
-    assert_eq!(plan(&desired, &state("P2"), now()), [Action::Replace {
-        instance: i(1),
-        when: When::Now
-    }]);
-    let rolled_back = Desired {
-        serving: Some(Serving { version: v(3), is_static: false }),
-        ..desired
-    };
+    assert_eq!(
+        plan(&desired, &state("P2"), now()),
+        [Action::Replace { instance: i(1), when: When::Now }]
+    );
+    let rolled_back =
+        Desired { serving: Some(Serving { version: v(3), is_static: false }), ..desired };
     let give_up = Action::GiveUp { version: v(2) };
     assert_eq!(plan(&rolled_back, &state("R3 X2"), now()), [give_up], "another serves");
 }
@@ -144,9 +141,8 @@ fn a_version_that_served_is_called_failed_once_and_still_tried() {
 #[test]
 fn suspects_are_used_only_if_there_is_no_other() {
     let (both, one) = (state("s2 r2"), state("s2"));
-    let instances = |seen: &[Seen]| {
-        targets(v(2), seen).into_iter().map(|s| s.instance).collect::<Vec<_>>()
-    };
+    let instances =
+        |seen: &[Seen]| targets(v(2), seen).into_iter().map(|s| s.instance).collect::<Vec<_>>();
     assert_eq!(instances(&both), [i(2)]);
     assert_eq!(instances(&one), [i(1)]);
 }
@@ -192,8 +188,7 @@ fn check(desired: &Desired, seen: &[Seen]) -> Result<(), &'static str> {
                 if seen.iter().any(|s| s.version == version && s.is_held) {
                     return Err("deleted what an edge needs");
                 }
-                if routed == Some(version) || desired.wanted.is_some_and(|w| w.version == version)
-                {
+                if routed == Some(version) || desired.wanted.is_some_and(|w| w.version == version) {
                     return Err("deleted what is wanted or routed");
                 }
             }
@@ -290,16 +285,14 @@ impl Model {
             }
             Happens::Want(n) => {
                 let replicas = if Self::is_static(v(n)) { 0 } else { self.replicas };
-                let wanted =
-                    Wanted { version: v(n), replicas, has_served: false, late_starts: 0 };
+                let wanted = Wanted { version: v(n), replicas, has_served: false, late_starts: 0 };
                 self.desired.wanted = Some(wanted);
             }
             Happens::Step => self.step(),
         }
         let table = self.table();
         for seen in &mut self.seen {
-            seen.is_held =
-                table.contains(&seen.instance) || self.at_edges.contains(&seen.instance);
+            seen.is_held = table.contains(&seen.instance) || self.at_edges.contains(&seen.instance);
         }
     }
 

@@ -15,10 +15,12 @@ async fn scenario(fail: Option<(usize, Fault)>) -> usize {
     if let Some((number, fault)) = fail {
         platform.provider.fail_call(before + number, fault);
     }
-    let first = platform.publish(tenant, &sandbox, "desk", app_request()).await.unwrap();
+    let first =
+        platform.publish(tenant, &sandbox, "desk", app_request()).await.expect("it is done");
     let id = first.deployment.id;
     platform.until_state(tenant, id, "running").await;
-    let second = platform.publish(tenant, &sandbox, "desk", app_request()).await.unwrap();
+    let second =
+        platform.publish(tenant, &sandbox, "desk", app_request()).await.expect("it is done");
     let what = format!("the second version alone, after {fail:?}");
     eventually(what, async || {
         let observed = platform.provider.observed();

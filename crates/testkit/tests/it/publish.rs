@@ -30,7 +30,10 @@ async fn a_site_is_published_and_outlives_its_sandbox() {
     let made = platform.publish(tenant, &sandbox, "shop", Request::default()).await.unwrap();
     assert_eq!(made.version.state, VersionState::Building);
     let shown = platform.shown(tenant, made.deployment.id).await;
-    assert_eq!((shown.state, shown.url.as_str()), ("building", "https://shop.clinic.localhost:8443"));
+    assert_eq!(
+        (shown.state, shown.url.as_str()),
+        ("building", "https://shop.clinic.localhost:8443")
+    );
     // The source is durable: nothing needs the sandbox any more.
     miosa_control::sandboxes::destroy(&platform.control(), tenant.id, sandbox.id).await.unwrap();
 
@@ -43,10 +46,8 @@ async fn a_site_is_published_and_outlives_its_sandbox() {
     assert_eq!(platform.edge.target("v1--shop.clinic.localhost"), expected);
     assert_eq!(shown.deployment.serving_version, Some(version.id));
 
-    eventually("that nothing runs", async || {
-        platform.provider.observed().is_empty().then_some(())
-    })
-    .await;
+    eventually("that nothing runs", async || platform.provider.observed().is_empty().then_some(()))
+        .await;
     assert_eq!(platform.edge.target("shop.clinic.localhost"), expected);
 }
 
@@ -72,9 +73,8 @@ async fn an_app_is_held_until_it_is_ready_and_then_served() {
             _ => None,
         })
         .collect();
-    let is_known = |state: &Availability| {
-        matches!(state, Availability::Starting { .. } | Availability::Ready)
-    };
+    let is_known =
+        |state: &Availability| matches!(state, Availability::Starting { .. } | Availability::Ready);
     assert!(states.iter().all(is_known), "{states:?}");
     assert_eq!(states.last(), Some(&Availability::Ready));
 }

@@ -17,7 +17,7 @@ use crate::publish::{APP, app_request};
 pub(crate) async fn running_app(platform: &Platform) -> (Tenant, DeploymentId, VersionId) {
     let tenant = platform.tenant("clinic").await;
     let sandbox = platform.sandbox(tenant, APP).await;
-    let made = platform.publish(tenant, &sandbox, "desk", app_request()).await.unwrap();
+    let made = platform.publish(tenant, &sandbox, "desk", app_request()).await.expect("it is done");
     platform.until_state(tenant, made.deployment.id, "running").await;
     (tenant, made.deployment.id, made.version.id)
 }
@@ -27,9 +27,16 @@ fn only(replicas: &[Observed]) -> InstanceId {
     replicas[0].instance
 }
 
-async fn instance_state(platform: &Platform, tenant: Tenant, id: DeploymentId, of: InstanceId) -> InstanceState {
+async fn instance_state(
+    platform: &Platform,
+    tenant: Tenant,
+    id: DeploymentId,
+    of: InstanceId,
+) -> InstanceState {
     let control = platform.control();
-    let listed = deployments::list_instances(&control, tenant.id, &id.to_string()).await.unwrap();
+    let listed = deployments::list_instances(&control, tenant.id, &id.to_string())
+        .await
+        .expect("it is done");
     listed.1.into_iter().find(|row| row.id == of).expect("it was observed").state
 }
 
@@ -50,8 +57,9 @@ async fn a_dead_replica_is_unrouted_at_once_and_replaced() {
     })
     .await;
     let control = platform.control();
-    let (_, rows) =
-        deployments::list_instances(&control, tenant.id, &id.to_string()).await.unwrap();
+    let (_, rows) = deployments::list_instances(&control, tenant.id, &id.to_string())
+        .await
+        .expect("it is done");
     let row = rows.iter().find(|row| row.id == dead).unwrap();
     let error = row.error.clone().unwrap_or_default();
     assert!(error.contains("signal 9") && error.contains("out of memory"), "{error}");
@@ -102,11 +110,12 @@ async fn a_version_that_never_listens_fails_and_the_old_one_keeps_serving() {
     let mut order = platform.order(&sandbox, "desk", app_request());
     order.is_promoted_when_ready = false;
     let control = platform.control();
-    let made = miosa_control::publishing::publish(&control, tenant.id, order).await.unwrap();
+    let made =
+        miosa_control::publishing::publish(&control, tenant.id, order).await.expect("it is done");
     platform.until_version(tenant, &made.version, VersionState::Ready).await;
     platform.provider.set_auto(Auto::Running);
     let new = made.version.id;
-    deployments::promote(&control, tenant.id, &id.to_string(), new).await.unwrap();
+    deployments::promote(&control, tenant.id, &id.to_string(), new).await.expect("it is done");
 
     let mut stuck = None;
     for _ in 0..2 {

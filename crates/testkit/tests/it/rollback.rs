@@ -38,7 +38,8 @@ async fn an_app_goes_back_and_forth_without_a_gap() {
     let platform = Platform::start().await;
     let (tenant, id, first) = running_app(&platform).await;
     let sandbox = platform.sandbox(tenant, APP).await;
-    let second = platform.publish(tenant, &sandbox, "desk", app_request()).await.unwrap().version.id;
+    let second =
+        platform.publish(tenant, &sandbox, "desk", app_request()).await.unwrap().version.id;
     let control = platform.control();
     for wanted in [second, first, second] {
         deployments_promote(&platform, tenant, wanted).await;
