@@ -109,7 +109,12 @@ impl Cgroups {
                 Some(file) => fs_err::write(file, value)?,
                 // Swap accounting may be off; nothing else may be missing.
                 None if name.contains("memsw") => {}
-                None => return Err(io::Error::other(format!("{name} of {} is not there", group.display()))),
+                None => {
+                    return Err(io::Error::other(format!(
+                        "{name} of {} is not there",
+                        group.display()
+                    )));
+                }
             }
         }
         Ok(())

@@ -80,10 +80,8 @@ impl Forwarder {
     async fn start_at(addr: SocketAddr, resolvers: fn() -> Vec<SocketAddr>) -> io::Result<Self> {
         let udp = Arc::new(UdpSocket::bind(addr).await?);
         let tcp = TcpListener::bind(udp.local_addr()?).await?;
-        let limits = Arc::new(Limits {
-            all: Arc::new(Semaphore::new(IN_FLIGHT)),
-            each: Mutex::default(),
-        });
+        let limits =
+            Arc::new(Limits { all: Arc::new(Semaphore::new(IN_FLIGHT)), each: Mutex::default() });
         let mut tasks = JoinSet::new();
         tasks.spawn(serve_udp(udp, Arc::clone(&limits), resolvers));
         tasks.spawn(serve_tcp(tcp, limits, resolvers));
@@ -91,7 +89,11 @@ impl Forwarder {
     }
 }
 
-async fn serve_udp(socket: Arc<UdpSocket>, limits: Arc<Limits>, resolvers: fn() -> Vec<SocketAddr>) {
+async fn serve_udp(
+    socket: Arc<UdpSocket>,
+    limits: Arc<Limits>,
+    resolvers: fn() -> Vec<SocketAddr>,
+) {
     let mut buffer = [0; 4096];
     let mut queries = JoinSet::new();
     loop {
@@ -151,20 +153,36 @@ async fn serve_tcp(listener: TcpListener, limits: Arc<Limits>, resolvers: fn() -
 async fn relay_tcp(mut client: TcpStream, resolvers: fn() -> Vec<SocketAddr>) -> io::Result<()> {
     loop {
         let query = timeout(IDLE, read_message(&mut client)).await??;
-        let mut answer = None;
-        for resolver in resolvers() {
-            let asked = timeout(ANSWER, async {
-                let mut upstream = TcpStream::connect(resolver).await?;
-                write_message(&mut upstream, &query).await?;
-                read_message(&mut upstream).await
-            });
-            if let Ok(Ok(got)) = asked.await {
-                answer = Some(got);
-                break;
-            }
-        }
+        let answer = ask_any(&query, &resolvers()).await;
         let answer = answer.ok_or(io::ErrorKind::TimedOut)?;
         timeout(IDLE, write_message(&mut client, &answer)).await??;
+    }
+}
+
+/// By TCP; where no resolver speaks that, by UDP, whose answer may be cut.
+async fn ask_any(query: &[u8], resolvers: &[SocketAddr]) -> Option<Vec<u8>> {
+    for resolver in resolvers {
+        if let Ok(Ok(answer)) = timeout(ANSWER, ask_tcp(query, *resolver)).await {
+            return Some(answer);
+        }
+    }
+    for resolver in resolvers {
+        if let Ok(Ok(answer)) = timeout(ANSWER, ask_udp(query, *resolver)).await {
+            return Some(answer);
+        }
+    }
+    None
+}
+
+async fn ask_tcp(query: &[u8], resolver: SocketAddr) -> io::Result<Vec<u8>> {
+    let mut upstream = TcpStream::connect(resolver).await?;
+    write_message(&mut upstream, query).await?;
+    let answer = read_message(&mut upstream).await?;
+    // Not every listener on that port is a name server.
+    if answer.len() >= 12 && answer.get(..2) == query.get(..2) {
+        Ok(answer)
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
     }
 }
 
@@ -196,8 +214,7 @@ mod tests {
 
     #[test]
     fn one_client_cannot_take_all_the_room() {
-        let limits =
-            Limits { all: Arc::new(Semaphore::new(IN_FLIGHT)), each: Mutex::default() };
+        let limits = Limits { all: Arc::new(Semaphore::new(IN_FLIGHT)), each: Mutex::default() };
         let (greedy, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         let held: Vec<_> = std::iter::from_fn(|| limits.try_acquire(greedy)).collect();
         assert_eq!(held.len(), IN_FLIGHT_EACH);

@@ -46,7 +46,12 @@ pub(crate) fn in_own_mounts<T: Send>(
 /// it must be reaped by [`reap`].
 ///
 /// `posix_spawn` does not copy the page tables of this process, which a fork would.
-pub(crate) fn spawn(program: &CStr, args: &[CString], output: &File, extra: &File) -> io::Result<u32> {
+pub(crate) fn spawn(
+    program: &CStr,
+    args: &[CString],
+    output: &File,
+    extra: &File,
+) -> io::Result<u32> {
     let null = File::open("/dev/null")?;
     let mut actions = Actions::new()?;
     actions.dup(&null, 0)?;

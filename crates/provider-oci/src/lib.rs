@@ -128,12 +128,14 @@ impl OciProvider {
             .iter()
             .filter(|record| record.process.as_ref().is_some_and(state::Process::is_alive))
             .collect();
-        sweep::register(&names, &config.data_dir).setting("registration")?;
+        sweep::register(&names, &config.data_dir, None).setting("registration")?;
         let addresses: Vec<_> = alive.iter().map(|record| record.address).collect();
         let bases: Vec<_> = alive.iter().map(|record| record.userns_base).collect();
         let network = Network::open(names.clone(), state.folder(), config.env.clone(), &addresses)
             .await
             .setting("network")?;
+        sweep::register(&names, &config.data_dir, Some(network.subnet()))
+            .setting("registration")?;
         let gateway = network.subnet().gateway();
         let dns = dns::Forwarder::start(gateway).await.setting("name server")?;
         let host = tokio::task::spawn_blocking({
@@ -184,7 +186,8 @@ impl OciProvider {
         let network = self.host.network.remove().await.setting("network");
         let config = self.config.clone();
         let names = self.host.names.clone();
-        let rest = tokio::task::spawn_blocking(move || sweep::remove_rest(&names, &config.data_dir));
+        let rest =
+            tokio::task::spawn_blocking(move || sweep::remove_rest(&names, &config.data_dir));
         let rest = rest.await.map_err(io::Error::other).flatten().setting("what is left");
         emptied.and(network).and(rest)
     }

@@ -38,7 +38,9 @@ pub(crate) async fn wait(readiness: &Readiness, ip: IpAddr) {
     let addr = address(readiness, ip);
     match readiness {
         Readiness::Guest => {}
-        Readiness::Tcp { .. } => until(|| async move { TcpStream::connect(addr).await.is_ok() }).await,
+        Readiness::Tcp { .. } => {
+            until(|| async move { TcpStream::connect(addr).await.is_ok() }).await;
+        }
         Readiness::Http { path, .. } => {
             let is_ready = |status: u16| (200..400).contains(&status);
             until(|| async move { get(addr, path).await.is_ok_and(is_ready) }).await;
@@ -115,8 +117,8 @@ mod tests {
         let server = tokio::spawn(async move {
             for answer in ["HTTP/1.1 503 x\r\n\r\n", "HTTP/1.1 302 x\r\n\r\n"] {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                let mut request = [0; 256];
-                stream.read(&mut request).await.unwrap();
+                let mut request = [0; 3];
+                stream.read_exact(&mut request).await.unwrap();
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
         });

@@ -114,9 +114,27 @@ mod tests {
         sorted.dedup();
         assert_eq!(sorted.len(), names.len(), "no name twice");
         for call in [
-            "mount", "umount2", "unshare", "setns", "bpf", "init_module", "kexec_load", "reboot",
-            "keyctl", "add_key", "io_uring_setup", "userfaultfd", "perf_event_open", "clone",
-            "clone3", "socket", "personality", "open_by_handle_at", "swapon", "fsopen", "move_mount",
+            "mount",
+            "umount2",
+            "unshare",
+            "setns",
+            "bpf",
+            "init_module",
+            "kexec_load",
+            "reboot",
+            "keyctl",
+            "add_key",
+            "io_uring_setup",
+            "userfaultfd",
+            "perf_event_open",
+            "clone",
+            "clone3",
+            "socket",
+            "personality",
+            "open_by_handle_at",
+            "swapon",
+            "fsopen",
+            "move_mount",
         ] {
             assert!(!names.contains(&call), "{call}");
         }

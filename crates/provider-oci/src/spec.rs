@@ -64,14 +64,8 @@ const MASKED: [&str; 8] = [
     "/proc/timer_stats",
 ];
 
-const READ_ONLY: [&str; 6] = [
-    "/proc/asound",
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
+const READ_ONLY: [&str; 6] =
+    ["/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// What the configuration is made from.
 #[derive(Debug)]
@@ -191,9 +185,7 @@ fn process(input: &Input<'_>) -> Value {
 }
 
 fn mounts(input: &Input<'_>) -> Vec<Value> {
-    let mount = |destination: &str, kind: &str, options: &[&str]| {
-        json!({ "destination": destination, "type": kind, "source": kind, "options": options })
-    };
+    let mount = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
     let file = |source: &Path, destination: &str| {
         let options = ["bind", "ro", "nosuid", "nodev"];
         json!({ "destination": destination, "type": "bind", "source": source, "options": options })

@@ -2,7 +2,8 @@
 //! whole installations whose data folder is gone.
 //!
 //! Promises: only objects that carry an installation's id are touched, and of other installations
-//! only those whose data folder does not exist.
+//! only those whose state is gone from their data folder. (The folder itself may still be there:
+//! `rm -rf` cannot remove the mount point of the volumes.)
 
 use std::{
     collections::BTreeSet,
@@ -22,8 +23,8 @@ use crate::{
     files,
     host::Host,
     names::{Names, RUN},
-    network::{self, link},
-    program,
+    network::{self, Subnet, link},
+    program, rootfs,
     state::InstanceRecord,
     storage::Storage,
     userns::UsernsPool,
@@ -36,12 +37,46 @@ const DEATH: Duration = Duration::from_secs(2);
 #[derive(Debug, Serialize, Deserialize)]
 struct Registration {
     data_dir: PathBuf,
+    subnet: Option<Subnet>,
 }
 
-/// Tells everyone on this machine of the installation.
-pub(crate) fn register(names: &Names, data_dir: &Path) -> io::Result<()> {
+/// Whether an installation has its state in this folder.
+fn is_there(data_dir: &Path) -> bool {
+    data_dir.join("oci").exists()
+}
+
+/// Tells everyone on this machine of the installation, and of its addresses once it has some.
+pub(crate) fn register(names: &Names, data_dir: &Path, subnet: Option<Subnet>) -> io::Result<()> {
     fs_err::create_dir_all(RUN)?;
-    files::write_json(&names.registration(), &Registration { data_dir: data_dir.to_owned() })
+    let registration = Registration { data_dir: data_dir.to_owned(), subnet };
+    files::write_json(&names.registration(), &registration)
+}
+
+/// The registered installations.
+fn registered() -> io::Result<Vec<(InstallationId, Registration)>> {
+    let entries = match fs_err::read_dir(RUN) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let id = stem.and_then(|stem| InstallationId::from_str(stem).ok());
+        if let (Some(id), Ok(Some(registration))) = (id, files::read_json(&path)) {
+            found.push((id, registration));
+        }
+    }
+    Ok(found)
+}
+
+/// Subnets of the other installations, those that do not run included.
+pub(crate) fn subnets_of_others(names: &Names) -> io::Result<Vec<Subnet>> {
+    let others = registered()?.into_iter().filter(|(id, _)| id.simple() != names.installation());
+    Ok(others.filter_map(|(_, registration)| registration.subnet).collect())
 }
 
 /// Removes leftovers of this installation that no record knows. Links and routes are the
@@ -117,11 +152,18 @@ pub(crate) fn remove_rest(names: &Names, data_dir: &Path) -> io::Result<()> {
         cgroups.remove(&group)?;
     }
     cgroups.remove(&names.cgroup())?;
-    if data_dir.exists() {
+    if is_there(data_dir) {
         Storage::destroy_at(data_dir).map_err(io::Error::other)?;
         UsernsPool::forget(data_dir)?;
         files::remove_dir_all(&data_dir.join("layers"))?;
         files::remove_dir_all(&data_dir.join("oci"))?;
+    } else {
+        for mount in rootfs::mounts_under(data_dir)? {
+            rootfs::unmount(&mount)?;
+            // Only if nothing is in it.
+            std::fs::remove_dir(mount).ok();
+        }
+        std::fs::remove_dir(data_dir).ok();
     }
     files::remove_dir_all(&names.run_dir())?;
     files::remove_file(&names.registration())
@@ -130,29 +172,18 @@ pub(crate) fn remove_rest(names: &Names, data_dir: &Path) -> io::Result<()> {
 /// Removes every host object of installations whose data folder is gone. Returns their ids.
 pub async fn sweep_foreign() -> io::Result<Vec<InstallationId>> {
     let mut swept = Vec::new();
-    let entries = match fs_err::read_dir(RUN) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(swept),
-        entries => entries?,
-    };
-    for entry in entries {
-        let path = entry?.path();
-        let stem = path.file_stem().and_then(|stem| stem.to_str());
-        let id = stem.and_then(|stem| InstallationId::from_str(stem).ok());
-        let (Some(id), Ok(Some(registration))) = (id, files::read_json::<Registration>(&path))
-        else {
-            continue;
-        };
-        if registration.data_dir.exists() {
-            continue;
+    for (id, registration) in registered()? {
+        if !is_there(&registration.data_dir) {
+            remove_foreign(id, registration).await?;
+            swept.push(id);
         }
-        remove_foreign(id, registration.data_dir).await?;
-        swept.push(id);
     }
     Ok(swept)
 }
 
-async fn remove_foreign(id: InstallationId, data_dir: PathBuf) -> io::Result<()> {
+async fn remove_foreign(id: InstallationId, registration: Registration) -> io::Result<()> {
     let names = Names::new(id);
+    let Registration { data_dir, subnet } = registration;
     let rest = {
         let names = names.clone();
         move || remove_rest(&names, &data_dir)
@@ -169,6 +200,9 @@ async fn remove_foreign(id: InstallationId, data_dir: PathBuf) -> io::Result<()>
             if name.starts_with(&prefix) || name == bridge {
                 link::remove(&netlink, index).await?;
             }
+        }
+        if let Some(subnet) = subnet {
+            link::no_unreachable(&netlink, subnet).await?;
         }
         network::remove_table(&names).await
     };

@@ -101,7 +101,7 @@ impl Actor {
             let result = match template {
                 Ok(template) => {
                     let order = Order { spec, size, instance, started_at: now, template };
-                    start::start(&host, order).await
+                    start::start(&host, order).await.map(Box::new)
                 }
                 Err(error) => Err(error),
             };
@@ -175,7 +175,7 @@ impl Actor {
 
     pub(super) async fn take_note(&mut self, instance: InstanceId, happened: Happened) {
         match happened {
-            Happened::Started(Ok(started)) => self.started(instance, started),
+            Happened::Started(Ok(started)) => self.started(instance, *started),
             Happened::Started(Err(error)) => {
                 let workload = self.record.spec.key.workload;
                 tracing::warn!(%workload, %instance, %error, "an instance could not be started");
@@ -309,9 +309,8 @@ impl Actor {
         }
         let alive = record.process.as_ref().filter(|process| process.is_alive());
         let pidfd = alive.and_then(|process| start::open_pid(process.pid).ok().flatten());
-        let netns = alive.and_then(|process| {
-            fs_err::File::open(format!("/proc/{}/ns/net", process.pid)).ok()
-        });
+        let netns = alive
+            .and_then(|process| fs_err::File::open(format!("/proc/{}/ns/net", process.pid)).ok());
         let stage = match () {
             () if record.exit.is_some() => Stage::Exited,
             () if record.ready_at.is_some() && alive.is_some() => Stage::Ready,
@@ -358,7 +357,8 @@ impl Actor {
         };
         let host = Arc::clone(&self.host);
         let work = move || host.state.save_instance(&record);
-        if let Err(error) = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten()
+        if let Err(error) =
+            tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten()
         {
             tracing::warn!(%instance, %error, "an instance's record could not be kept");
         }
@@ -366,7 +366,11 @@ impl Actor {
 }
 
 /// Removes what an instance used. What cannot be removed is left to the sweep.
-pub(crate) async fn clean(host: &Arc<crate::host::Host>, record: InstanceRecord, netns: Option<OwnedFd>) {
+pub(crate) async fn clean(
+    host: &Arc<crate::host::Host>,
+    record: InstanceRecord,
+    netns: Option<OwnedFd>,
+) {
     let instance = record.instance;
     let released = host.network.release(record.address, netns).await;
     let cleaning = Arc::clone(host);

@@ -91,7 +91,12 @@ impl Workloads {
     }
 
     /// Starts a task for a record unless there is one.
-    pub(crate) fn insert(self: &Arc<Self>, host: &Arc<Host>, record: WorkloadRecord, template: Template) {
+    pub(crate) fn insert(
+        self: &Arc<Self>,
+        host: &Arc<Host>,
+        record: WorkloadRecord,
+        template: Template,
+    ) {
         let mut all = self.lock();
         let workload = record.spec.key.workload;
         all.entry(workload).or_insert_with(|| {
@@ -136,7 +141,7 @@ impl Workloads {
 /// What happened to an instance.
 #[derive(Debug)]
 enum Happened {
-    Started(io::Result<start::Started>),
+    Started(io::Result<Box<start::Started>>),
     Ready,
     Exited,
 }
@@ -305,7 +310,9 @@ impl Actor {
             if old != size {
                 let group = host.names.instance_cgroup(instance);
                 host.runtime.cgroups().lower(&group, &Limits::of(size))?;
-                host.storage.set_limit(&instance.simple(), size.disk_mib.into()).map_err(io::Error::other)?;
+                host.storage
+                    .set_limit(&instance.simple(), size.disk_mib.into())
+                    .map_err(io::Error::other)?;
             }
             host.state.save_workload(&kept)
         };

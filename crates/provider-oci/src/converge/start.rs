@@ -182,12 +182,7 @@ fn environment(order: &Order, record: &InstanceRecord) -> BTreeMap<String, Strin
 /// Writes host name, hosts and resolver into the volume before it is mounted. They are ordinary
 /// files there: root inside may change them, as on any machine, and the guest does when the host
 /// name changes; and the mount table names no place of the host.
-fn write_etc(
-    upper: &Path,
-    hostname: &str,
-    record: &InstanceRecord,
-    host: &Host,
-) -> io::Result<()> {
+fn write_etc(upper: &Path, hostname: &str, record: &InstanceRecord, host: &Host) -> io::Result<()> {
     let etc = upper.join("etc");
     fs_err::create_dir_all(&etc)?;
     fs_err::set_permissions(&etc, PermissionsExt::from_mode(0o755))?;

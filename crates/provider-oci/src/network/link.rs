@@ -202,7 +202,11 @@ pub(crate) async fn pair(
 
 /// Sets up a workload's own side: loopback, address, default route. `netlink` speaks to its
 /// network namespace.
-pub(crate) async fn inner_side(netlink: &Handle, subnet: Subnet, address: Ipv4Addr) -> io::Result<()> {
+pub(crate) async fn inner_side(
+    netlink: &Handle,
+    subnet: Subnet,
+    address: Ipv4Addr,
+) -> io::Result<()> {
     let missing = || io::Error::new(io::ErrorKind::NotFound, "eth0 is not there");
     let ethernet = index(netlink, "eth0").await?.ok_or_else(missing)?;
     up(netlink, 1).await?;

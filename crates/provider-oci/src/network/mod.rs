@@ -30,7 +30,7 @@ pub(crate) use subnet::{Net, Subnet};
 use crate::{
     files,
     names::{Names, RUN},
-    program,
+    program, sweep,
     sys::ns,
 };
 use subnet::Addresses;
@@ -145,7 +145,11 @@ impl Network {
 
     /// Gives a namespace back when nothing runs in it any more: its address is unreachable when
     /// this returns, and rests.
-    pub(crate) async fn release(&self, address: Ipv4Addr, netns: Option<OwnedFd>) -> io::Result<()> {
+    pub(crate) async fn release(
+        &self,
+        address: Ipv4Addr,
+        netns: Option<OwnedFd>,
+    ) -> io::Result<()> {
         // The route first: while the namespace lives its kernel refuses connections at once.
         let done = link::no_route(&self.netlink, self.bridge, self.subnet, address).await;
         drop(netns);
@@ -293,15 +297,20 @@ async fn settle(
         return Ok((subnet, recorded.next));
     }
     let mut taken: Vec<Net> = link::known(netlink).await?.into_iter().map(|(_, net)| net).collect();
-    taken.extend(crate::dns::host_resolvers().into_iter().filter_map(|address| match address.ip() {
-        std::net::IpAddr::V4(address) => Some(Net::host(address)),
-        std::net::IpAddr::V6(_) => None,
-    }));
+    taken.extend(crate::dns::host_resolvers().into_iter().filter_map(
+        |address| match address.ip() {
+            std::net::IpAddr::V4(address) => Some(Net::host(address)),
+            std::net::IpAddr::V6(_) => None,
+        },
+    ));
+    taken.extend(sweep::subnets_of_others(names)?.into_iter().map(Subnet::net));
     let own_unreachable = recorded.subnet.map(Subnet::net);
     taken.retain(|net| Some(*net) != own_unreachable);
-    let seed = names.installation().bytes().rev().fold(0, |sum: u32, byte| {
-        sum.wrapping_mul(31).wrapping_add(u32::from(byte))
-    });
+    let seed = names
+        .installation()
+        .bytes()
+        .rev()
+        .fold(0, |sum: u32, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
     let none = || io::Error::new(io::ErrorKind::AddrInUse, "every subnet of 10.192.0.0/10 is used");
     let subnet = subnet::choose(recorded.subnet, seed, &taken).ok_or_else(none)?;
     let next = if recorded.subnet == Some(subnet) { recorded.next } else { 0 };
@@ -323,7 +332,29 @@ fn host_lock() -> io::Result<OwnedFd> {
     Ok(file.into_parts().0.into())
 }
 
+/// Limits of the kernel that many workloads run into first; raised, never lowered. All of them
+/// are charged to the user who made the user namespaces, so one workload could starve the others.
+const RAISED: [(&str, u64); 3] = [
+    ("fs/inotify/max_user_instances", 16_384),
+    ("fs/inotify/max_user_watches", 1 << 20),
+    ("kernel/pid_max", 1 << 22),
+];
+
+fn raise_limits() {
+    for (name, least) in RAISED {
+        let file = format!("/proc/sys/{name}");
+        let now = fs_err::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+        if now.is_some_and(|now: u64| now < least)
+            && let Err(error) = fs_err::write(&file, least.to_string())
+        {
+            // Preflight tells the operator what to set.
+            tracing::warn!(%error, "a limit of the kernel could not be raised");
+        }
+    }
+}
+
 fn set_sysctls(bridge: &str) -> io::Result<()> {
+    raise_limits();
     let forward = "/proc/sys/net/ipv4/ip_forward";
     if fs_err::read_to_string(forward)?.trim() != "1" {
         fs_err::write(forward, "1")?;

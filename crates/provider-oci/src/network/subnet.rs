@@ -87,7 +87,9 @@ pub(crate) fn choose(recorded: Option<Subnet>, seed: u32, taken: &[Net]) -> Opti
     let is_free = |subnet: &Subnet| !taken.iter().any(|net| net.overlaps(subnet.net()));
     let count = 1_u32 << (PREFIX - RANGE.prefix);
     let candidate = |n: u32| Subnet {
-        base: Ipv4Addr::from(u32::from(RANGE.addr) + (seed.wrapping_add(n) % count << (32 - PREFIX))),
+        base: Ipv4Addr::from(
+            u32::from(RANGE.addr) + ((seed.wrapping_add(n) % count) << (32 - PREFIX)),
+        ),
     };
     recorded.filter(is_free).or_else(|| (0..count).map(candidate).find(is_free))
 }

@@ -1,6 +1,6 @@
 //! A provider on this machine for one test, removed again however the test ends.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -10,20 +10,40 @@ use miosa_provider::{
 };
 use miosa_provider_oci::{LayerSource, OciConfig, OciProvider, template::Templates};
 use miosa_types::{Digest, Env, InstallationId, Size, WorkloadId};
-use tokio::{io::AsyncRead, time::timeout};
+use tokio::{io::AsyncRead, runtime::Runtime, time::timeout};
 
 const CACHE: &str = "/var/cache/miosa";
 pub(crate) const TEMPLATE: &str = "base";
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// No artifact is there.
-#[derive(Debug)]
-struct NoLayers;
+/// The artifacts of a test.
+#[derive(Debug, Default)]
+pub(crate) struct Artifacts(std::sync::Mutex<HashMap<Digest, Vec<u8>>>);
+
+impl Artifacts {
+    /// Makes one of files (path, content) that belong to the default user.
+    pub(crate) fn add(&self, files: &[(&str, &str)]) -> Digest {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (path, content) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            header.set_uid(1000);
+            header.set_gid(1000);
+            archive.append_data(&mut header, path, content.as_bytes()).unwrap();
+        }
+        let bytes = archive.into_inner().unwrap();
+        let digest = Digest::of(&bytes);
+        self.0.lock().unwrap().insert(digest, bytes);
+        digest
+    }
+}
 
 #[async_trait]
-impl LayerSource for NoLayers {
-    async fn open(&self, _: Digest) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
-        Err(io::ErrorKind::NotFound.into())
+impl LayerSource for Artifacts {
+    async fn open(&self, digest: Digest) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+        let bytes = self.0.lock().unwrap().get(&digest).cloned();
+        Ok(Box::new(io::Cursor::new(bytes.ok_or(io::ErrorKind::NotFound)?)))
     }
 }
 
@@ -31,7 +51,15 @@ pub(crate) struct Machine {
     pub(crate) env: Env,
     pub(crate) installation: InstallationId,
     pub(crate) folder: tempfile::TempDir,
-    provider: std::sync::Mutex<Option<Arc<OciProvider>>>,
+    life: std::sync::Mutex<Option<Life>>,
+    gateway: std::sync::OnceLock<Ipv4Addr>,
+    pub(crate) artifacts: Arc<Artifacts>,
+}
+
+/// A provider and the runtime that all its tasks are on, so that both can die together.
+struct Life {
+    provider: Arc<OciProvider>,
+    runtime: Runtime,
 }
 
 /// Why this machine cannot run the tests.
@@ -58,27 +86,33 @@ pub(crate) fn with_machine<F: Future<Output = ()>>(test: impl FnOnce(Arc<Machine
         let work = test(machine.clone());
         let outcome = std::panic::AssertUnwindSafe(work).catch_unwind().await;
         machine.open().await;
-        let removed = machine.provider().remove_everything().await;
         if let Err(panic) = outcome {
+            // Removed all the same, but the first fault is the one to tell of.
+            machine.provider().remove_everything().await.ok();
             std::panic::resume_unwind(panic);
         }
-        removed.unwrap();
-        machine.assert_nothing_is_left();
+        machine.remove_everything().await;
     });
 }
 
 impl Machine {
     pub(crate) async fn new(env: Env) -> Self {
         let folder = tempfile::Builder::new().prefix("provider-").tempdir_in("/var/tmp").unwrap();
-        let machine =
-            Self { installation: env.id(), env, folder, provider: std::sync::Mutex::new(None) };
+        let machine = Self {
+            installation: env.id(),
+            env,
+            folder,
+            life: std::sync::Mutex::new(None),
+            gateway: std::sync::OnceLock::new(),
+            artifacts: Arc::default(),
+        };
         machine.open().await;
         machine
     }
 
     /// Opens the provider if it is not open.
     pub(crate) async fn open(&self) {
-        if self.provider.lock().unwrap().is_some() {
+        if self.life.lock().unwrap().is_some() {
             return;
         }
         let config = OciConfig {
@@ -86,28 +120,40 @@ impl Machine {
             data_dir: self.folder.path().to_owned(),
             cache_dir: CACHE.into(),
             env: self.env.clone(),
-            layers: Arc::new(NoLayers),
+            layers: self.artifacts.clone(),
             trust_host_ca: true,
         };
-        let provider = OciProvider::open(config).await.unwrap();
-        *self.provider.lock().unwrap() = Some(provider);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let provider = runtime.spawn(OciProvider::open(config)).await.unwrap().unwrap();
+        *self.life.lock().unwrap() = Some(Life { provider, runtime });
+        self.gateway();
     }
 
     /// Drops the provider as the death of its process would: nothing is cleaned up.
     pub(crate) async fn die(&self) {
-        let provider = self.provider.lock().unwrap().take().unwrap();
-        let gone = Arc::downgrade(&provider);
+        let Life { provider, runtime } = self.life.lock().unwrap().take().unwrap();
         drop(provider);
-        let wait = async {
-            while gone.strong_count() > 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(DEADLINE, wait).await.unwrap();
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(DEADLINE)).await.unwrap();
+    }
+
+    /// Removes everything, and checks that nothing is left.
+    pub(crate) async fn remove_everything(&self) {
+        self.provider().remove_everything().await.unwrap();
+        self.die().await;
+        self.assert_nothing_is_left();
     }
 
     pub(crate) fn provider(&self) -> Arc<OciProvider> {
-        self.provider.lock().unwrap().clone().expect("open")
+        self.life.lock().unwrap().as_ref().expect("open").provider.clone()
+    }
+
+    /// The host's address on the workloads' network.
+    pub(crate) fn gateway(&self) -> Ipv4Addr {
+        *self.gateway.get_or_init(|| {
+            let subnet = self.provider().status().subnet;
+            let base: Ipv4Addr = subnet.split('/').next().unwrap().parse().unwrap();
+            Ipv4Addr::from(u32::from(base) + 1)
+        })
     }
 
     /// A replica that listens on the loopback address only, and obeys [`tell`].
@@ -229,7 +275,9 @@ impl Machine {
             ("loop device", output("losetup", &["-a"])),
         ] {
             let folder = self.folder.path().to_str().unwrap();
-            for name in [id.as_str(), short, folder] {
+            let gateway = u32::from(*self.gateway.get().unwrap());
+            let base = Ipv4Addr::from(gateway - 1).to_string();
+            for name in [id.as_str(), short, folder, &base] {
                 assert!(!seen.contains(name), "{what} left: {name} in {seen}");
             }
         }

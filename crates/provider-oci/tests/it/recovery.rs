@@ -1,1 +1,146 @@
-//! .
+//! What outlives the provider, what is swept, and who else is on the machine.
+
+use std::{path::PathBuf, time::Duration};
+
+use miosa_provider::{Phase, Provider as _};
+use miosa_provider_oci::sweep_foreign;
+use miosa_types::Env;
+
+use crate::machine::{DEADLINE, Machine, tell, with_machine};
+
+#[test]
+fn workloads_outlive_the_provider_and_are_taken_over() {
+    with_machine(async |machine| {
+        let spec = machine.server();
+        let before = machine.start(&spec).await;
+        machine.die().await;
+        assert_eq!(tell(&before, "hi").await.unwrap(), "hello", "it serves with control dead");
+        machine.open().await;
+        let after = machine.ready(spec.key.workload).await;
+        assert_eq!(after, before);
+        tell(&after, "exit 9").await.ok();
+        let restarted = machine
+            .until(spec.key.workload, |own| {
+                own.iter().find(|one| one.phase.ready().is_some() && one.restarts == 1).cloned()
+            })
+            .await;
+        assert_ne!(restarted.instance, before.instance);
+        assert_eq!(restarted.last_exit.unwrap().code, Some(9));
+    });
+}
+
+#[test]
+fn an_exit_while_nobody_looked_is_seen_later() {
+    with_machine(async |machine| {
+        let spec = machine.server();
+        let once = miosa_provider::WorkloadSpec { restart: false, ..machine.server() };
+        let (first, other) = (machine.start(&spec).await, machine.start(&once).await);
+        machine.die().await;
+        tell(&first, "exit 5").await.ok();
+        tell(&other, "exit 6").await.ok();
+        let gone =
+            async { while tell(&first, "hi").await.is_ok() || tell(&other, "hi").await.is_ok() {} };
+        tokio::time::timeout(DEADLINE, gone).await.unwrap();
+        machine.open().await;
+        let restarted = machine.ready(spec.key.workload).await;
+        assert_eq!((restarted.restarts, restarted.exits_in_a_row), (1, 1));
+        assert_eq!(restarted.last_exit.unwrap().code, Some(5));
+        let ended = machine.until(once.key.workload, |own| own.first().cloned()).await;
+        assert_eq!((ended.phase, ended.instance), (Phase::Exited { code: 6 }, other.instance));
+    });
+}
+
+#[test]
+fn what_no_record_knows_is_removed() {
+    with_machine(async |machine| {
+        let (forgotten, kept) = (machine.server(), machine.server());
+        let orphan = machine.start(&forgotten).await;
+        let served = machine.start(&kept).await;
+        machine.die().await;
+        let oci = machine.folder.path().join("oci");
+        std::fs::remove_file(oci.join(format!("workloads/{}.json", forgotten.key.workload)))
+            .unwrap();
+        std::fs::remove_file(oci.join(format!("instances/{}.json", orphan.instance))).unwrap();
+        machine.open().await;
+        assert_eq!(machine.ready(kept.key.workload).await, served);
+        assert_eq!(machine.provider().status().replicas, 1);
+        assert!(tell(&orphan, "hi").await.is_err(), "its process is gone");
+        assert_eq!(tell(&served, "hi").await.unwrap(), "hello");
+        let logs = std::fs::read_dir(oci.join("logs")).unwrap();
+        let left: Vec<_> = logs.flatten().map(|entry| entry.file_name()).collect();
+        assert!(
+            left.iter().all(|name| !name.to_string_lossy().contains(&orphan.instance.to_string()))
+        );
+    });
+}
+
+#[test]
+fn an_instance_without_its_workload_is_removed() {
+    with_machine(async |machine| {
+        let spec = machine.server();
+        let orphan = machine.start(&spec).await;
+        machine.die().await;
+        let record = format!("oci/workloads/{}.json", spec.key.workload);
+        std::fs::remove_file(machine.folder.path().join(record)).unwrap();
+        machine.open().await;
+        assert_eq!(machine.provider().status().replicas, 0);
+        assert!(tell(&orphan, "hi").await.is_err(), "its process is gone");
+    });
+}
+
+#[test]
+fn installations_live_side_by_side() {
+    with_machine(async |machine| {
+        let other = Machine::new(Env::system()).await;
+        let (ours, theirs) = (machine.server(), other.server());
+        let (ours, theirs) = (machine.start(&ours).await, other.start(&theirs).await);
+        let subnet = |machine: &Machine| machine.provider().status().subnet;
+        assert_ne!(subnet(&machine), subnet(&other));
+        assert_eq!(tell(&ours, "hi").await.unwrap(), "hello");
+        assert_eq!(tell(&theirs, "hi").await.unwrap(), "hello");
+        other.remove_everything().await;
+        assert_eq!(tell(&ours, "hi").await.unwrap(), "hello");
+    });
+}
+
+#[test]
+fn an_installation_whose_folder_is_gone_is_swept() {
+    with_machine(async |machine| {
+        let other = Machine::new(Env::system()).await;
+        let (ours, theirs) = (machine.server(), other.server());
+        let ours = machine.start(&ours).await;
+        other.start(&theirs).await;
+        other.die().await;
+        let registration =
+            PathBuf::from(format!("/run/workloads/{}.json", other.installation.simple()));
+        assert!(registration.exists());
+        // Ends with an error: the volumes are still mounted.
+        std::process::Command::new("rm").arg("-rf").arg(other.folder.path()).output().unwrap();
+        let swept = sweep_foreign().await.unwrap();
+        assert!(swept.contains(&other.installation), "{swept:?}");
+        assert!(!swept.contains(&machine.installation));
+        other.assert_nothing_is_left();
+        assert!(!other.folder.path().exists());
+        assert_eq!(tell(&ours, "hi").await.unwrap(), "hello");
+    });
+}
+
+#[test]
+fn a_dead_address_fails_at_once() {
+    with_machine(async |machine| {
+        let spec = machine.server();
+        let alive = machine.start(&spec).await;
+        let addr = alive.phase.ready().unwrap();
+        let fails_at_once = async |addr: std::net::SocketAddr| {
+            let connect = tokio::net::TcpStream::connect(addr);
+            let result = tokio::time::timeout(Duration::from_millis(200), connect).await;
+            result.expect("at once").is_err()
+        };
+        assert!(fails_at_once((addr.ip(), 4000).into()).await, "nobody listens on that port");
+        machine.remove(spec.key).await;
+        assert!(fails_at_once(addr).await, "nobody has that address");
+        let never_used = u32::from(machine.gateway()) + 10_000;
+        assert!(fails_at_once((std::net::Ipv4Addr::from(never_used), 80).into()).await);
+        machine.provider().delete(spec.key, 0).await.unwrap();
+    });
+}
