@@ -1,0 +1,192 @@
+//! Requests that wait for their app, and those that must not.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use miosa_edge::Limits;
+use miosa_types::link::{Availability, Up};
+use tokio::{net::TcpStream, task::JoinSet};
+
+use crate::{
+    upstream::{Does, Upstream},
+    world::{PATIENCE, World, app, ask, exchange, replica, served_by, tenant},
+};
+
+fn starting() -> Availability {
+    Availability::Starting { since: "2026-06-01T12:00:00Z".parse().unwrap() }
+}
+
+fn echo() -> impl Fn(&crate::upstream::Got) -> Does + Send + Sync {
+    |got| {
+        Does::Answers(format!(
+            "{}|{}",
+            got.head.lines().next().unwrap(),
+            String::from_utf8_lossy(&got.body)
+        ))
+    }
+}
+
+/// Waits until the edge says that so many requests wait.
+async fn holding(world: &World, count: usize) {
+    let wanted = format!("edge_holding {count}\n");
+    let poll = async {
+        while !world.edge.handle.metrics().contains(&wanted) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, poll).await.expect("requests are held");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_method_waits_for_the_start_and_is_sent_once() {
+    let upstream = Upstream::start(echo()).await;
+    let mut entries = served_by(&[]);
+    entries[2] = app(starting(), vec![]);
+    let world = Arc::new(World::new(entries).await);
+    let mut clients = JoinSet::new();
+    for number in 0..40 {
+        let world = world.clone();
+        clients.spawn(async move {
+            let reply = if number % 2 == 0 {
+                world.get("/get").await
+            } else {
+                world.post("/post", &number.to_string()).await
+            };
+            assert_eq!(reply.status, 200, "{reply:?}");
+        });
+    }
+    holding(&world, 40).await;
+    assert_eq!(upstream.count(), 0);
+    world.control.apply(vec![app(Availability::Ready, vec![replica(1, upstream.addr)])]).await;
+    while let Some(result) = clients.join_next().await {
+        result.unwrap();
+    }
+    assert_eq!(upstream.count(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_has_bounds_and_people_get_a_page() {
+    let limits = Limits {
+        held_per_client: 2,
+        navigation_hold: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let mut entries = served_by(&[]);
+    entries[2] = app(starting(), vec![]);
+    entries.push(miosa_types::link::Entry::Brand(miosa_types::link::Brand {
+        tenant: tenant(),
+        branding: miosa_types::Branding { name: Some("ClinicIQ".into()), ..Default::default() },
+    }));
+    let world = Arc::new(World::with(entries, limits).await);
+    let page = ask(
+        world.edge.http,
+        "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\nSec-Fetch-Mode: navigate\r\nAccept: text/html\r\n\r\n",
+    )
+    .await;
+    assert_eq!((page.status, page.field("retry-after")), (503, Some("2")));
+    assert_eq!(page.field("cache-control"), Some("no-store"));
+    assert!(page.body.contains("ClinicIQ"), "{}", page.body);
+    let said = format!("{}{}", page.head, page.body).to_lowercase();
+    assert!(!said.contains("miosa") && page.field("server").is_none(), "{said}");
+
+    let mut waiting = JoinSet::new();
+    for _ in 0..2 {
+        let world = world.clone();
+        waiting.spawn(async move { world.get("/").await.status });
+    }
+    holding(&world, 2).await;
+    let refused = world.get("/").await;
+    assert_eq!(refused.status, 503, "the third of one client");
+    assert!(refused.field("retry-after").is_some());
+    // Control gives up: those who wait learn it at once.
+    world.control.change(vec![app(Availability::Failed, vec![])], &[]);
+    while let Some(status) = waiting.join_next().await {
+        assert_eq!(status.unwrap(), 503);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_will_not_come_is_not_waited_for_and_who_sleeps_is_woken() {
+    let far = "2126-01-01T00:00:00Z".parse().unwrap();
+    for availability in
+        [Availability::Stopped, Availability::Failed, Availability::Backoff { until: far }]
+    {
+        let mut entries = served_by(&[]);
+        entries[2] = app(availability.clone(), vec![]);
+        let world = World::new(entries).await;
+        assert_eq!(world.get("/").await.status, 503, "{availability:?}");
+        assert!(!world.edge.handle.metrics().contains("edge_held_total 1"), "{availability:?}");
+    }
+    let upstream = Upstream::start(echo()).await;
+    let mut entries = served_by(&[]);
+    entries[2] = app(Availability::Asleep, vec![]);
+    let world = Arc::new(World::new(entries).await);
+    let sleeper = world.clone();
+    let request = tokio::spawn(async move { sleeper.get("/").await });
+    world.control.hears(|up| matches!(up, Up::Wake { .. })).await;
+    world.control.apply(vec![app(Availability::Ready, vec![replica(1, upstream.addr)])]).await;
+    assert_eq!(request.await.unwrap().status, 200);
+}
+
+/// 32 clients on kept connections; the only replica dies and comes back on the same address. No
+/// GET fails, and control says nothing to the edge all the while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_replica_dies_under_load_and_no_get_fails() {
+    let mut upstream = Upstream::start(|_| Does::Answers("marker".into())).await;
+    let world = World::new(served_by(&[upstream.addr])).await;
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let mut clients = JoinSet::new();
+    for _ in 0..32 {
+        let (stop, done, addr) = (stop.clone(), done.clone(), world.edge.http);
+        clients.spawn(async move {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            while !stop.load(SeqCst) {
+                let request = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
+                let reply = exchange(&mut stream, request).await.expect("the connection stays");
+                assert_eq!((reply.status, reply.body.as_str()), (200, "marker"));
+                done.fetch_add(1, SeqCst);
+            }
+        });
+    }
+    let more = async |count: usize| {
+        let wanted = done.load(SeqCst) + count;
+        let wait = async {
+            while done.load(SeqCst) < wanted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("requests are answered");
+    };
+    for _ in 0..3 {
+        more(200).await;
+        upstream.kill().await;
+        holding(&world, 32).await;
+        upstream.revive().await;
+    }
+    more(200).await;
+    stop.store(true, SeqCst);
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+}
+
+/// A replica that hangs is reported; when control takes it away, a GET that waits for it goes to
+/// another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hung_replica_is_reported_and_left() {
+    let hung = Upstream::start(|_| Does::Hangs).await;
+    let good = Upstream::start(|_| Does::Answers("good".into())).await;
+    let limits = Limits { suspect: Duration::from_millis(50), ..Limits::default() };
+    let world = Arc::new(World::with(served_by(&[hung.addr]), limits).await);
+    let client = world.clone();
+    let request = tokio::spawn(async move { client.get("/").await });
+    world.control.hears(|up| matches!(up, Up::Suspect { .. })).await;
+    world.control.change(vec![app(Availability::Ready, vec![replica(5, good.addr)])], &[]);
+    let reply = request.await.unwrap();
+    assert_eq!((reply.status, reply.body.as_str()), (200, "good"));
+}

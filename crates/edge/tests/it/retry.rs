@@ -1,0 +1,98 @@
+//! Which request may be sent again, and which must not.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use miosa_types::link::Up;
+
+use crate::{
+    upstream::{Does, Upstream},
+    world::{World, served_by},
+};
+
+/// The first request meets `first`, the others are answered.
+async fn app_that_first(first: Does) -> Upstream {
+    Upstream::start(move |got| match got.number {
+        1 => first.clone(),
+        _ => Does::Answers(format!("answer {}", got.number)),
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_retry_matrix() {
+    let nothing = || Does::SendsAndDies(vec![]);
+    let half_head = || Does::SendsAndDies(b"HTTP/1.1 200 OK\r\nContent-Le".to_vec());
+    let half_body =
+        || Does::SendsAndDies(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf".to_vec());
+    let cases = [
+        // what the app does, method, status, times executed
+        (nothing(), "GET", 200, 2),
+        (nothing(), "POST", 502, 1),
+        (half_head(), "GET", 200, 2),
+        (half_head(), "POST", 502, 1),
+        (half_body(), "GET", 200, 2),
+    ];
+    for (does, method, status, executed) in cases {
+        let app = app_that_first(does.clone()).await;
+        let world = World::new(served_by(&[app.addr])).await;
+        let reply = match method {
+            "GET" => world.get("/").await,
+            _ => world.post("/", "body").await,
+        };
+        assert_eq!(reply.status, status, "{method} {does:?}");
+        assert!(reply.is_whole, "{method} {does:?}");
+        assert_eq!(app.count(), executed, "{method} {does:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_answer_that_breaks_off_is_seen_to_break_off() {
+    let long = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nhalf".to_vec();
+    let app = app_that_first(Does::SendsAndDies(long)).await;
+    let world = World::new(served_by(&[app.addr])).await;
+    let reply = world.get("/").await;
+    assert_eq!((reply.status, reply.is_whole), (200, false));
+    assert_eq!(app.count(), 1, "what has begun is not begun again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_deaths_are_enough() {
+    let app = Upstream::start(|_| Does::SendsAndDies(vec![])).await;
+    let world = World::new(served_by(&[app.addr])).await;
+    assert_eq!(world.get("/").await.status, 502);
+    assert_eq!(app.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_connection_goes_elsewhere_with_any_method_and_is_reported() {
+    let dead = Upstream::dead(|_| Does::Answers(String::new())).await;
+    let alive =
+        Upstream::start(|got| Does::Answers(String::from_utf8_lossy(&got.body).into())).await;
+    let world = World::new(served_by(&[dead.addr, alive.addr])).await;
+    for number in 0..10 {
+        let reply = world.post("/", &format!("post {number}")).await;
+        assert_eq!((reply.status, reply.body), (200, format!("post {number}")));
+    }
+    assert_eq!(alive.count(), 10);
+    world.control.hears(|up| matches!(up, Up::Suspect { .. })).await;
+}
+
+/// The app closes its idle connection just when the next request comes: it must be sent again
+/// over a new one, and never be executed twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn posts_over_connections_that_the_app_closes_are_executed_once() {
+    static EXECUTED: AtomicUsize = AtomicUsize::new(0);
+    let app = Upstream::start(|got| {
+        if got.head.starts_with("POST") {
+            EXECUTED.fetch_add(1, SeqCst);
+        }
+        Does::SendsAndDies(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec())
+    })
+    .await;
+    let world = World::new(served_by(&[app.addr])).await;
+    for _ in 0..200 {
+        assert_eq!(world.get("/").await.status, 200);
+        assert_eq!(world.post("/", "x").await.status, 200);
+    }
+    assert_eq!(EXECUTED.load(SeqCst), 200);
+}
