@@ -39,7 +39,15 @@ try {
     sockets.push(seen)
   })
   page.on('load', () => (loads += 1))
-  await page.goto(url, { waitUntil: 'load', timeout: 60_000 })
+  for (let tries = 1; ; tries++) {
+    try {
+      await page.goto(url, { waitUntil: 'load', timeout: 60_000 })
+      break
+    } catch (error) {
+      // Chromium drops what it loads when a network device appears, and a new sandbox is one.
+      if (tries === 5 || !String(error).includes('ERR_NETWORK_CHANGED')) throw error
+    }
+  }
   await page.getByText(before, { exact: true }).waitFor({ timeout: 60_000 })
   await page.waitForFunction(() => true)
   const deadline = Date.now() + 20_000

@@ -26,12 +26,17 @@ use crate::{
 /// Replicas that may die under one request: then it gets an answer, never a third victim.
 const MAX_DEATHS: usize = 2;
 
+/// How often one request is sent again after it was written.
+const MAX_EXTRA: u32 = 2;
+
 /// What one request has been through.
 struct Course {
     /// Until when it may be held.
     deadline: Instant,
     /// Replicas that it was written to and that died.
     died: Vec<InstanceId>,
+    /// How often it was written and got no whole answer.
+    broken: u32,
     /// Let go by the queue: it is its turn.
     is_released: bool,
     /// A pooled connection failed it: it gets a new one.
@@ -70,6 +75,7 @@ pub(crate) async fn serve(visit: &mut Visit, app: &Arc<App>) -> Response<Body> {
     let mut course = Course {
         deadline: visit.arrived + hold,
         died: Vec::new(),
+        broken: 0,
         is_released: false,
         fresh: false,
     };
@@ -141,9 +147,17 @@ fn failed(
         Failure::Written => {
             visit.worker.pool.clear(&key);
             course.fresh = true;
-            course.died.push(replica.instance);
+            course.broken += 1;
+            if course.died.contains(&replica.instance) {
+                // It took a fresh connection and broke that as well: a process that is dying
+                // closes its listening socket last. One victim all the same, but no choice now.
+                probe::eject(visit.shared(), app, replica);
+            } else {
+                course.died.push(replica.instance);
+            }
             let may_repeat = visit.is_safe() && visit.can_repeat_body();
-            if !may_repeat || course.died.len() >= MAX_DEATHS || !app.budget.spend() {
+            let is_spent = course.died.len() >= MAX_DEATHS || course.broken > MAX_EXTRA;
+            if !may_repeat || is_spent || !app.budget.spend() {
                 return bad_gateway();
             }
             visit.shared().metrics.retries.inc();
