@@ -439,3 +439,6 @@ pub(crate) fn encode<T: serde::Serialize>(frame: &T) -> Bytes {
     bytes[..4].copy_from_slice(&length.to_be_bytes());
     bytes.into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -195,8 +195,9 @@ fn verdict<'a>(
     mut of_wanted: impl Iterator<Item = &'a Seen> + Clone,
 ) -> Option<Action> {
     let version = wanted.version;
-    // The provider always tries again, so there is one; it tells how the last one ended.
-    let exits = of_wanted.clone().map(|s| s.exits_in_a_row).max()?;
+    // The provider always tries again; only the next replica tells how the last one ended.
+    let is_next = |s: &&Seen| !matches!(s.phase, Phase::Exited { .. });
+    let exits = of_wanted.clone().filter(is_next).map(|s| s.exits_in_a_row).max()?;
     let is_over = exits >= CRASH_LOOP_BUDGET || wanted.late_starts >= LATE_START_BUDGET;
     if !is_over || of_wanted.any(is_ready) {
         return None;

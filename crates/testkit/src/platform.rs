@@ -148,6 +148,11 @@ impl Platform {
             Some(Running { control, stop, task });
     }
 
+    /// Where edges dial in.
+    pub fn socket(&self) -> std::path::PathBuf {
+        socket(self.folder.path())
+    }
+
     /// The control that runs.
     ///
     /// # Panics

@@ -24,13 +24,13 @@ fn i(n: u128) -> InstanceId {
 }
 
 /// Codes: `p` pending, `P` pending too long, `r` ready, `R` ready and held by an edge, `s` ready
-/// and suspect, `S` the same and held, `d` draining and held, `l` lost, `x` exited, `X` crash
-/// loop.
+/// and suspect, `S` the same and held, `d` draining and held, `l` lost, `x` exited, `X` the
+/// next one of a crash loop.
 const CODES: &str = "pPrRsSdlxX";
 
 fn replica(n: u128, code: char, version: u128) -> Seen {
     let phase = match code {
-        'p' | 'P' => Phase::Pending { why: "pulling".into() },
+        'p' | 'P' | 'X' => Phase::Pending { why: "pulling".into() },
         'r' | 'R' | 's' | 'S' => Phase::Ready { addr: addr(n) },
         'd' => Phase::Draining { addr: addr(n) },
         'l' => Phase::Lost,

@@ -2,6 +2,7 @@
 //! may fail in between.
 
 mod faults;
+mod link;
 mod publish;
 mod recovery;
 mod rollback;
