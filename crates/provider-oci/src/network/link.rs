@@ -101,7 +101,7 @@ pub(crate) async fn unreachable(netlink: &Handle, subnet: Subnet) -> io::Result<
     or_exists(netlink.route().add(unreachable_route(subnet)).execute().await)
 }
 
-/// Undoes [`unreachable`].
+/// Undoes [`unreachable()`].
 pub(crate) async fn no_unreachable(netlink: &Handle, subnet: Subnet) -> io::Result<()> {
     or_absent(netlink.route().del(unreachable_route(subnet)).execute().await)
 }
