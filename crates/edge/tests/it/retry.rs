@@ -57,10 +57,16 @@ async fn a_long_answer_that_breaks_off_is_seen_to_break_off() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_deaths_are_enough() {
-    let app = Upstream::start(|_| Does::SendsAndDies(vec![])).await;
-    let world = World::new(served_by(&[app.addr])).await;
+    let dying = || Upstream::start(|_| Does::SendsAndDies(vec![]));
+    let (one, other) = (dying().await, dying().await);
+    let world = World::new(served_by(&[one.addr, other.addr])).await;
     assert_eq!(world.get("/").await.status, 502);
-    assert_eq!(app.count(), 2);
+    assert_eq!((one.count(), other.count()), (1, 1), "never a third victim");
+
+    let alone = dying().await;
+    let world = World::new(served_by(&[alone.addr])).await;
+    assert_eq!(world.get("/").await.status, 502);
+    assert_eq!(alone.count(), 3, "two extra tries and no more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
