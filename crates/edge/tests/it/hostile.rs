@@ -16,7 +16,7 @@ async fn hostile_requests_never_reach_an_app() {
     let world = World::new(served_by(&[app.addr])).await;
     let long =
         format!("GET / HTTP/1.1\r\nHost: app.test\r\nX-Long: {}\r\n\r\n", "a".repeat(65_536));
-    let many: String = (0..150).map(|n| format!("X-{n}: 1\r\n")).collect();
+    let many = "X-Field: 1\r\n".repeat(150);
     let many = format!("GET / HTTP/1.1\r\nHost: app.test\r\n{many}\r\n");
     let cases: [(&str, &str, u16); 14] = [
         ("two hosts", "GET / HTTP/1.1\r\nHost: app.test\r\nHost: app.test\r\n\r\n", 400),
