@@ -4,13 +4,13 @@
 //! does not exist; these functions write intent only, the reconcilers do the rest; the state is
 //! derived from intent and observation.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use miosa_provider::{Observed, Owner, Phase};
 use miosa_store::{deployments as rows, instances, tenants, versions};
 use miosa_types::{
     DeploymentId, InstanceId, ProjectId, Slug, TenantId, VersionId, WorkspaceId,
-    deployment::VersionState, host,
+    deployment::VersionState, host, link::Key,
 };
 use serde_json::{Map, Value};
 
@@ -26,6 +26,8 @@ pub use miosa_store::{
 pub(crate) const ATTEMPTS: u32 = 5;
 /// Versions shown at most.
 const MAX_LISTED: u32 = 500;
+/// How long an answer waits for edges.
+const HOST_WAIT: Duration = Duration::from_secs(1);
 /// How long the edge holds a request by default, in seconds.
 const HOLD_S: u32 = 30;
 
@@ -122,7 +124,16 @@ pub async fn create(control: &Control, tenant: TenantId, new: New) -> Result<Dep
     let row = insert(control, &mut tx, tenant, new).await?;
     tx.commit().await.map_err(miosa_store::Error::from)?;
     control.wakes.routes.notify_one();
+    wait_for_host(control, &row).await;
     Ok(row)
+}
+
+/// Waits a moment until edges know the host, so that the address in the answer is not a 404.
+pub(crate) async fn wait_for_host(control: &Control, row: &Deployment) {
+    let key = Key::Route(host::app(&row.slug, &row.deployment_domain));
+    if !control.edges.wait_live(&key, HOST_WAIT).await {
+        tracing::debug!(deployment = %row.id, "its host is not at every edge yet");
+    }
 }
 
 /// [`create`] inside a transaction.

@@ -215,6 +215,26 @@ impl Edges {
         Ok(table.0.get(key).cloned())
     }
 
+    /// Waits until every leased edge has an entry of that name, at most `deadline`; whether it is
+    /// so. For answers that hand out an address which shall work at once.
+    pub async fn wait_live(&self, key: &Key, deadline: Duration) -> bool {
+        let (mut reports, mut positions) = (self.reports(), self.positions());
+        let wait = async {
+            loop {
+                reports.borrow_and_update();
+                positions.borrow_and_update();
+                if matches!(self.live(key), Ok(Some(_))) {
+                    return;
+                }
+                tokio::select! {
+                    _ = reports.changed() => {}
+                    _ = positions.changed() => {}
+                }
+            }
+        };
+        tokio::time::timeout(deadline, wait).await.is_ok()
+    }
+
     /// Whether an edge may still send requests to this replica, or waits for answers of it.
     pub fn holds(&self, instance: InstanceId) -> bool {
         self.lock().holds(instance)

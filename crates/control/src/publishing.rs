@@ -94,7 +94,9 @@ pub async fn publish(
             outcome => {
                 control.wakes.builds.notify_one();
                 control.wakes.routes.notify_one();
-                return outcome;
+                let made = outcome?;
+                deployments::wait_for_host(control, &made.deployment).await;
+                return Ok(made);
             }
         }
         attempt += 1;
