@@ -3,7 +3,10 @@
 //! Promises: before it takes a connection it has given up root, every capability and every file
 //! but its own folder; it says that it is ready when it serves.
 
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::{
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::PathBuf,
+};
 
 use anyhow::Context as _;
 use miosa_edge::{EdgeConfig, Limits, Listeners};
@@ -20,12 +23,19 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
         https: listeners("EDGE_LISTEN_HTTPS", settings.https)?,
     };
     let ready = inherited::Readiness::take()?;
-    let dir = settings.edge_dir();
-    prepare(&dir)?;
+    prepare(&settings.edge_dir())?;
+    // From here on by names relative to the data folder: the edge's user may enter that folder,
+    // but perhaps not those above it, as when it lies in root's home.
+    std::env::set_current_dir(&settings.data_dir)?;
+    let relative = |path: PathBuf| match path.strip_prefix(&settings.data_dir) {
+        Ok(below) => below.to_owned(),
+        Err(_) => path.clone(),
+    };
+    let dir = relative(settings.edge_dir());
     let env = Env::system();
     let config = EdgeConfig {
-        link_socket: settings.link_socket(),
-        api_socket: settings.api_socket(),
+        link_socket: relative(settings.link_socket()),
+        api_socket: relative(settings.api_socket()),
         edge: edge_id(&dir, &env)?,
         dir,
         env,
