@@ -84,7 +84,7 @@ class Load:
 
 async def _client(web: Web, url: str, marker: bytes, load: Load, stop: asyncio.Event):
     parts = urlsplit(url)
-    head = f"GET {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\nuser-agent: visitor\r\n\r\n".encode()
+    head = f"GET {parts.path or '/'} HTTP/1.1\r\nhost: {parts.netloc}\r\nuser-agent: visitor\r\n\r\n".encode()
     reader = writer = None
     while not stop.is_set():
         start = time.monotonic()

@@ -44,7 +44,8 @@ def wait_state(client, deployment: str, state: str, seconds: float = 120):
 def deploy_server(tenant, name: str, marker: str, **options):
     """Publishes SERVER from a fresh sandbox; returns (deployment id, url)."""
     sandbox = tenant.sandbox()
-    sandbox.write_file("/workspace/server.mjs", SERVER.format(marker=marker))
-    deployed = sandbox.deploy(name=name, run_command="node server.mjs", port=3000, **options)
+    # A file name of its own tells its process apart from others on this machine.
+    sandbox.write_file(f"/workspace/{name}.mjs", SERVER.format(marker=marker))
+    deployed = sandbox.deploy(name=name, run_command=f"node {name}.mjs", port=3000, **options)
     sandbox.destroy()
     return deployed["deployment_id"], deployed["url"]
