@@ -40,7 +40,8 @@ fn faults_of(path: &str, text: &str) -> Vec<String> {
     // A file of tests says what it is for by its neighbour's name.
     let is_tests = path.ends_with("tests.rs");
     if !text.starts_with("//!") && !is_tests {
-        faults.push(format!("{path}:1: open the file with `//!`: what it is for, what it promises"));
+        faults
+            .push(format!("{path}:1: open the file with `//!`: what it is for, what it promises"));
     }
     let lines = code_lines(text);
     if lines > MAX_LINES && !is_tests {

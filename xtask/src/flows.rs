@@ -32,7 +32,9 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {
 fn references(text: &str) -> Vec<(&str, Option<&str>)> {
     let quoted = text.split('`').skip(1).step_by(2);
     let is_ours = |quote: &&str| {
-        ["crates/", "script/", "examples/", "templates/", "xtask/"].iter().any(|p| quote.starts_with(p))
+        ["crates/", "script/", "examples/", "templates/", "xtask/"]
+            .iter()
+            .any(|p| quote.starts_with(p))
     };
     quoted
         .filter(is_ours)

@@ -144,7 +144,8 @@ impl Settings {
             None => File::default(),
             Some(path) => {
                 let text = fs_err::read_to_string(path)?;
-                toml::from_str(&text).with_context(|| format!("{} cannot be used", path.display()))?
+                toml::from_str(&text)
+                    .with_context(|| format!("{} cannot be used", path.display()))?
             }
         };
         let base_domain = parse_domain(&options.base_domain).context("--base-domain")?;

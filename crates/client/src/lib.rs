@@ -71,7 +71,7 @@ impl Client {
         Ok(Self {
             authority: authority.to_owned(),
             key,
-            deadline: Duration::from_secs(60),
+            deadline: Duration::from_mins(1),
             connection: Mutex::new(None),
         })
     }
@@ -99,8 +99,10 @@ impl Client {
     ) -> Result<T, Error> {
         let request = self.request(method, path, body)?;
         let answer = tokio::time::timeout(self.deadline, self.send(request));
-        let (status, id, bytes) =
-            answer.await.map_err(|late| self.unreachable(late))?.map_err(|e| self.unreachable(e))?;
+        let (status, id, bytes) = answer
+            .await
+            .map_err(|late| self.unreachable(late))?
+            .map_err(|e| self.unreachable(e))?;
         if !status.is_success() {
             return Err(refusal(status, id, &bytes));
         }
@@ -157,10 +159,7 @@ impl Client {
         Ok(sender)
     }
 
-    fn unreachable(
-        &self,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Error {
+    fn unreachable(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         Error::Unreachable { authority: self.authority.clone(), source: source.into() }
     }
 }

@@ -149,7 +149,8 @@ mod tests {
         assert_eq!(Host::parse("a.b."), name("a.b"));
         assert_eq!(Host::parse("127.0.0.1:80"), Some(Host::Ip([127, 0, 0, 1].into())));
         assert_eq!(Host::parse("[::1]:80"), Some(Host::Ip("::1".parse().unwrap())));
-        for bad in ["", ".", "a..b", "a b", "a/b", "a@b", "a:99999", "a:x", "[::1", "ä.b", "a\0b"] {
+        for bad in ["", ".", "a..b", "a b", "a/b", "a@b", "a:99999", "a:x", "[::1", "ä.b", "a\0b"]
+        {
             assert_eq!(Host::parse(bad), None, "`{bad}` passed");
         }
     }

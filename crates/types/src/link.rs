@@ -12,7 +12,10 @@
 //! a gap or a new epoch means that a snapshot follows. What an edge holds is only what came over
 //! this link, so it serves with control and database dead.
 
-use std::{collections::BTreeMap, net::{IpAddr, SocketAddr}};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -388,10 +391,8 @@ mod tests {
 
     #[test]
     fn frames_read_back() {
-        let frame = Down::Snapshot {
-            at: Position { epoch: 1, seq: 2 },
-            entries: vec![route("a", 1)],
-        };
+        let frame =
+            Down::Snapshot { at: Position { epoch: 1, seq: 2 }, entries: vec![route("a", 1)] };
         let text = serde_json::to_string(&frame).unwrap();
         assert_eq!(serde_json::from_str::<Down>(&text).unwrap(), frame);
         let removes = vec![Key::Route("a".into()), Key::Settings];

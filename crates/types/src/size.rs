@@ -88,7 +88,11 @@ impl Size {
     /// Checks the ranges.
     pub fn new(memory_mib: u32, cpu_millis: u32, disk_mib: u32) -> Result<Self, SizeError> {
         let check = |field, got, min, max| {
-            if (min..=max).contains(&got) { Ok(()) } else { Err(SizeError { field, min, max, got }) }
+            if (min..=max).contains(&got) {
+                Ok(())
+            } else {
+                Err(SizeError { field, min, max, got })
+            }
         };
         check("memory_mb", memory_mib, 64, 262_144)?;
         check("cpu_millis", cpu_millis, 50, 64_000)?;

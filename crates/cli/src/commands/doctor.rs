@@ -20,7 +20,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let missing = block_on(async { Ok(miosa_provider_oci::preflight(&arguments.data_dir).await?) })?;
+    let missing =
+        block_on(async { Ok(miosa_provider_oci::preflight(&arguments.data_dir).await?) })?;
     let is_fatal = missing.iter().any(|one| one.is_fatal);
     if arguments.json {
         let rows: Vec<_> = missing

@@ -9,8 +9,7 @@ use crate::logging::result;
 pub(crate) type Arguments = Target;
 
 pub(crate) fn run(target: &Arguments) -> anyhow::Result<()> {
-    let status: Value =
-        block_on(async { Ok(client(target)?.get("/api/v1/admin/status").await?) })?;
+    let status: Value = block_on(async { Ok(client(target)?.get("/api/v1/admin/status").await?) })?;
     let data = &status["data"];
     if target.json {
         result(&data.to_string());

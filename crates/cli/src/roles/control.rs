@@ -56,10 +56,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let control = open(settings).await?;
     let steps = Steps::default();
     let options = assembly::Options {
-        link: link::Socket {
-            path: settings.link_socket(),
-            owner: Some((EDGE_USER, EDGE_USER)),
-        },
+        link: link::Socket { path: settings.link_socket(), owner: Some((EDGE_USER, EDGE_USER)) },
         steps: steps.clone(),
     };
     let api_socket = bind_for_edge(&settings.api_socket())?;
@@ -87,7 +84,8 @@ async fn wait_for_an_edge(edges: &Edges) {
     let served = async {
         loop {
             reports.borrow_and_update();
-            let serves = |edge: &miosa_control::edges::EdgeStatus| edge.is_leased && edge.applied_seq > 0;
+            let serves =
+                |edge: &miosa_control::edges::EdgeStatus| edge.is_leased && edge.applied_seq > 0;
             if edges.status().iter().any(serves) || reports.changed().await.is_err() {
                 return;
             }

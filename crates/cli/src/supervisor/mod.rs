@@ -232,7 +232,8 @@ impl Supervisor {
 
     /// Edges first, so that no request meets a control that is gone already.
     fn stop(&mut self) {
-        let edges: Vec<Child> = self.edge.take().into_iter().chain(self.old_edges.drain(..)).collect();
+        let edges: Vec<Child> =
+            self.edge.take().into_iter().chain(self.old_edges.drain(..)).collect();
         child::stop_all(edges, DRAIN);
         child::stop_all(self.control.take().into_iter().collect(), DRAIN);
     }

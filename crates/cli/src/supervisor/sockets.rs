@@ -53,7 +53,11 @@ fn listen(mut address: SocketAddr, count: usize, flag: &str) -> anyhow::Result<V
     // error, not a silent share of the visitors.
     let is_fixed = address.port() != 0;
     if is_fixed {
-        drop(socket(address, false).and_then(|s| bind(s, address)).with_context(|| in_use(address, flag))?);
+        drop(
+            socket(address, false)
+                .and_then(|s| bind(s, address))
+                .with_context(|| in_use(address, flag))?,
+        );
     }
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {

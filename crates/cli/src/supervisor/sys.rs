@@ -33,13 +33,13 @@ impl Signals {
     pub(super) fn block() -> io::Result<Self> {
         let set = signal_set();
         // SAFETY: `set` is initialised; a null old set is allowed.
-        if unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } != 0 {
+        if unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } != 0
+        {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: -1 asks for a new descriptor; `set` is initialised.
-        let fd = unsafe {
-            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-        };
+        let fd =
+            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -3,14 +3,18 @@
 //! Needs root and the template cache (`MIOSA_CACHE_DIR`, default `/var/cache/miosa`; the first
 //! run fills it). One platform at a time: each test has its own data folder and free ports.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod platform;
 
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use platform::{Platform, get, skipped, status_field, wait_for};
 
@@ -165,7 +169,11 @@ fn metrics_are_on_the_admin_listener_only() {
     assert!(body.contains("# TYPE"), "{body}");
     assert_ne!(get(&platform.ready.http, "/metrics").0, 200);
     let mut stream = TcpStream::connect(&platform.ready.http).unwrap();
-    stream.write_all(b"GET /api/v1/sandboxes HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    stream
+        .write_all(
+            b"GET /api/v1/sandboxes HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+        )
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");

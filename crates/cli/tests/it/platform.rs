@@ -6,8 +6,10 @@ use std::{
     net::TcpStream,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use serde::Deserialize;
 
@@ -54,10 +56,14 @@ impl Platform {
             .spawn()
             .unwrap();
         let file = data.join("ready.json");
-        let mut platform =
-            Self { process, data, ready: Ready { http: String::new(), admin: String::new() }, _home: home };
+        let mut platform = Self {
+            process,
+            data,
+            ready: Ready { http: String::new(), admin: String::new() },
+            _home: home,
+        };
         // A cold cache builds the template first.
-        let text = wait_for(Duration::from_secs(600), "ready.json", || {
+        let text = wait_for(Duration::from_mins(10), "ready.json", || {
             if let Some(status) = platform.process.try_wait().unwrap() {
                 panic!("`up` ended with {status}: {}", platform.log());
             }
@@ -100,7 +106,7 @@ impl Platform {
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        wait_for(Duration::from_secs(60), "the end of `up`", || self.process.try_wait().unwrap())
+        wait_for(Duration::from_mins(1), "the end of `up`", || self.process.try_wait().unwrap())
     }
 }
 

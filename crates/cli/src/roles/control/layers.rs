@@ -23,7 +23,9 @@ impl LayerSource for FromArtifacts {
     async fn open(&self, digest: Digest) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
         match self.0.reader(digest).await {
             Ok(reader) => Ok(Box::new(reader)),
-            Err(error @ Error::NotFound { .. }) => Err(io::Error::new(io::ErrorKind::NotFound, error)),
+            Err(error @ Error::NotFound { .. }) => {
+                Err(io::Error::new(io::ErrorKind::NotFound, error))
+            }
             Err(error) => Err(io::Error::other(error)),
         }
     }
