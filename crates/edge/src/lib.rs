@@ -39,7 +39,7 @@ mod upstream;
 mod visit;
 mod workers;
 
-use std::{io, os::unix::fs::PermissionsExt, sync::Arc};
+use std::{io, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
 
@@ -57,6 +57,9 @@ use crate::{
     tls::Tls,
     workers::Workers,
 };
+
+/// How long a start waits for control's table before it serves the kept one.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Why an edge could not start.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +90,8 @@ impl Handle {
 
 /// Serves until `shutdown` ends and what was open then is drained, at most `limits.drain`.
 ///
-/// `ready` is called when the kept table is live and every socket accepts. Runs the link on the
+/// `ready` is called when control's table, or without control the kept one, is live and every
+/// socket accepts. Runs the link on the
 /// caller's runtime and each pair of sockets on a thread of its own.
 pub async fn run(
     config: EdgeConfig,
@@ -118,12 +122,15 @@ pub async fn run(
         background: tokio::runtime::Handle::current(),
         phase,
     });
-    let mut link = Link::new(shared.clone(), events);
+    let (mut link, settled) = Link::new(shared.clone(), events);
     link.restore().await;
-    let workers =
-        Workers::start(&shared, listeners).map_err(setup("start serving on the sockets"))?;
     let mut background = JoinSet::new();
     background.spawn(link.run(edge));
+    // The kept table may be a moment old, and a route that is missing in it would be a 404 that
+    // the generation before would not have given: control is asked first, if it is there.
+    let _ = tokio::time::timeout(SETTLE, settled).await;
+    let workers =
+        Workers::start(&shared, listeners).map_err(setup("start serving on the sockets"))?;
     ready(Handle { metrics: shared.metrics.clone() });
     shutdown.await;
     drain(&shared, &phases).await;

@@ -17,7 +17,7 @@ use miosa_types::{
 };
 use tokio::{
     net::{UnixStream, unix::OwnedWriteHalf},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval},
 };
@@ -65,13 +65,20 @@ pub(crate) struct Link {
     sent_counts: HashMap<InstanceId, u32>,
     dirty_since: Option<Instant>,
     to_send: Vec<Up>,
+    /// Rung when what is live is what control wants, or control cannot be asked.
+    settled: Option<oneshot::Sender<()>>,
     /// When blobs that nothing needs are removed next.
     collect_at: Instant,
 }
 
 impl Link {
-    pub(crate) fn new(shared: Arc<Shared>, events: mpsc::Receiver<Up>) -> Self {
-        Self {
+    /// Together with a signal for the moment when the edge knows what it should serve.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        events: mpsc::Receiver<Up>,
+    ) -> (Self, oneshot::Receiver<()>) {
+        let (settled, is_settled) = oneshot::channel();
+        let link = Self {
             shared,
             events,
             wanted: Table::default(),
@@ -85,7 +92,16 @@ impl Link {
             sent_counts: HashMap::new(),
             dirty_since: None,
             to_send: Vec::new(),
+            settled: Some(settled),
             collect_at: Instant::now() + COLLECT_EVERY,
+        };
+        (link, is_settled)
+    }
+
+    fn settle(&mut self) {
+        if let Some(settled) = self.settled.take() {
+            // Nobody listens any more if it took too long.
+            let _ = settled.send(());
         }
     }
 
@@ -124,6 +140,7 @@ impl Link {
                 Ok(()) => back_off = Duration::from_millis(10),
                 Err(error) => tracing::debug!(%error, "the link to control is down"),
             }
+            self.settle();
             let pause = Instant::now() + back_off;
             // Loads and saves go on without control.
             while let Some(left) = pause.checked_duration_since(Instant::now()) {
@@ -214,6 +231,7 @@ impl Link {
                 self.wanted = next;
                 self.at = Some(at);
                 self.apply(at.seq, upserts, &removes);
+                self.settle();
             }
             Down::Delta { seq, upserts, removes } => {
                 let Some(at) = self.at.filter(|at| at.seq + 1 == seq) else {

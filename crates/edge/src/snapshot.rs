@@ -8,7 +8,6 @@ use std::{io, path::Path};
 use miosa_types::{Digest, link::Entry};
 
 const FILE: &str = "table";
-const FRESH: &str = "table.new";
 
 /// What was read back.
 #[derive(Debug, Default)]
@@ -28,8 +27,10 @@ pub(crate) fn save<'a>(dir: &Path, entries: impl Iterator<Item = &'a Entry>) -> 
         text.push_str(&json);
         text.push('\n');
     }
-    fs_err::write(dir.join(FRESH), text)?;
-    fs_err::rename(dir.join(FRESH), dir.join(FILE))
+    // During an upgrade two generations write.
+    let fresh = dir.join(format!("{FILE}.{}", std::process::id()));
+    fs_err::write(&fresh, text)?;
+    fs_err::rename(fresh, dir.join(FILE))
 }
 
 /// Reads them back; no file means no entries.

@@ -3,9 +3,15 @@
 //! Nothing moves between them: a connection lives and dies where it was accepted, with its own
 //! idle upstream connections. The supervisor's `SO_REUSEPORT` sockets spread the load.
 
-use std::{io, net::TcpListener, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{net::TcpStream, sync::watch, task::JoinSet};
 
 use crate::{
     config::Listeners,
@@ -17,6 +23,10 @@ use crate::{
 
 /// How often idle upstream connections are looked at.
 const SWEEP: Duration = Duration::from_millis(250);
+
+/// Connections taken from a queue after the shutdown began: a bound, since new ones may come all
+/// the time.
+const MAX_LAST: usize = 1024;
 
 /// Pause after an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -84,7 +94,8 @@ async fn run(shared: Arc<Shared>, (http, https): (Option<TcpListener>, Option<Tc
 }
 
 async fn accept(worker: Arc<Worker>, socket: TcpListener, is_https: bool) {
-    let listener = match tokio::net::TcpListener::from_std(socket) {
+    let listener = socket.try_clone().and_then(tokio::net::TcpListener::from_std);
+    let listener = match listener {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(%error, "a listening socket cannot be used");
@@ -95,20 +106,33 @@ async fn accept(worker: Arc<Worker>, socket: TcpListener, is_https: bool) {
     loop {
         let accepted = tokio::select! {
             biased;
-            // The next generation accepts on the same socket.
-            _ = phase.wait_for(|phase| *phase != Phase::Serving) => return,
+            _ = phase.wait_for(|phase| *phase != Phase::Serving) => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                // Beyond the bound the socket is closed at once: it costs nothing.
-                let Some(guard) = worker.shared.open.enter() else { continue };
-                tokio::spawn(serve::connection(worker.clone(), stream, peer, (is_https, guard)));
-            }
+            Ok((stream, peer)) => serve(&worker, stream, peer, is_https),
             Err(error) => {
                 tracing::debug!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+    // The next generation, if there is one, accepts on the same socket. Those who wait already
+    // are taken here, so that they are served even if there is none. The socket itself is asked:
+    // the reactor may not know of them yet.
+    for _ in 0..MAX_LAST {
+        let Ok((stream, peer)) = socket.accept() else { return };
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        match stream {
+            Ok(stream) => serve(&worker, stream, peer, is_https),
+            Err(error) => tracing::debug!(%error, "an accepted socket cannot be used"),
+        }
+    }
+}
+
+fn serve(worker: &Arc<Worker>, stream: TcpStream, peer: SocketAddr, is_https: bool) {
+    // Beyond the bound the socket is closed at once: it costs nothing.
+    if let Some(guard) = worker.shared.open.enter() {
+        tokio::spawn(serve::connection(worker.clone(), stream, peer, (is_https, guard)));
     }
 }

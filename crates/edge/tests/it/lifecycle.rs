@@ -160,6 +160,32 @@ async fn api_calls_wait_for_control_and_a_post_is_not_lost() {
     assert_eq!(reply(&mut client, false).await.unwrap().status, 200);
 }
 
+/// A connection that is idle when the shutdown begins may just be used: it is still served, and
+/// told that this was the last time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_connection_is_served_once_more_in_a_shutdown() {
+    let upstream = Upstream::start(|_| Does::Answers("ok".into())).await;
+    let world = World::new(served_by(&[upstream.addr])).await;
+    let http = world.edge.http;
+    let mut kept = TcpStream::connect(http).await.unwrap();
+    let request = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
+    assert_eq!(exchange(&mut kept, request).await.unwrap().field("connection"), None);
+    let mut last = TcpStream::connect(http).await.unwrap();
+    let ended = world.edge.shut_down();
+    let told = async {
+        loop {
+            let reply = exchange(&mut last, request).await.expect("it is served");
+            if reply.field("connection") == Some("close") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("the shutdown begins");
+    let reply = exchange(&mut kept, request).await.expect("it is still served");
+    assert_eq!((reply.status, reply.field("connection")), (200, Some("close")));
+    tokio::time::timeout(PATIENCE, ended).await.unwrap().unwrap().unwrap();
+}
+
 /// Two generations on one listening socket, kept connections and POSTs: nothing fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upgrade_drops_nothing() {
