@@ -1,6 +1,8 @@
 //! Logs go to standard error: readable lines, or JSON with `MIOSA_LOG_FORMAT=json`. What is
 //! logged is set by `MIOSA_LOG` (as `info,miosa_edge=debug`).
 
+use std::io::Write as _;
+
 use tracing_subscriber::EnvFilter;
 
 /// Starts logging. Call once.
@@ -29,8 +31,10 @@ pub(crate) fn progress(line: &str) {
     eprintln!("{line}");
 }
 
-/// Shows a result.
-#[expect(clippy::print_stdout, reason = "a command-line tool talks to its user")]
+/// Shows a result. A reader that has seen enough (`… | head`) ends the program quietly.
+#[expect(clippy::exit, reason = "as SIGPIPE would")]
 pub(crate) fn result(text: &str) {
-    println!("{text}");
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(0);
+    }
 }
