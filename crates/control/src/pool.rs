@@ -6,7 +6,10 @@
 
 use jiff::Timestamp;
 use miosa_provider::{Observed, Owner, Phase};
-use miosa_store::{Store, pool_slots};
+use miosa_store::{
+    Store,
+    pool_slots::{self, Slot},
+};
 use miosa_types::{Digest, SandboxId, Size, WorkloadId};
 use sqlx::AnyConnection;
 
@@ -59,18 +62,23 @@ pub async fn take(
     if slots.is_empty() {
         return Ok(None);
     }
-    let replicas = observed.replicas().unwrap_or_default();
-    let free: Vec<_> = replicas
-        .iter()
-        .filter(|o| is_free(o) && slots.iter().any(|slot| slot.workload == o.key.workload))
-        .map(|o| Free { workload: o.key.workload, template: o.template, size: o.size })
-        .collect();
+    let free = ready(&slots, observed);
     for workload in plan_take(&free, need) {
         if pool_slots::take(db, workload, sandbox, now).await? {
             return Ok(Some(workload));
         }
     }
     Ok(None)
+}
+
+/// The slots that take commands. Content is the row's, which pinned it; limits are observed.
+fn ready(slots: &[Slot], observed: &crate::Observations) -> Vec<Free> {
+    let replicas = observed.replicas().unwrap_or_default();
+    let free = replicas.iter().filter(|o| is_free(o)).filter_map(|o| {
+        let slot = slots.iter().find(|slot| slot.workload == o.key.workload)?;
+        Some(Free { workload: slot.workload, template: slot.template_digest, size: o.size })
+    });
+    free.collect()
 }
 
 fn is_free(replica: &Observed) -> bool {
@@ -85,14 +93,7 @@ pub async fn fill(
     observed: &crate::Observations,
 ) -> Result<Vec<Free>, miosa_store::Error> {
     let slots = pool_slots::free(&mut *store.conn().await?, LOOK_AT).await?;
-    let replicas = observed.replicas().unwrap_or_default();
-    let is_slot = |o: &&Observed| slots.iter().any(|slot| slot.workload == o.key.workload);
-    Ok(replicas
-        .iter()
-        .filter(|o| is_free(o))
-        .filter(is_slot)
-        .map(|o| Free { workload: o.key.workload, template: o.template, size: o.size })
-        .collect())
+    Ok(ready(&slots, observed))
 }
 
 #[cfg(test)]

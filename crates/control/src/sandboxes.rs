@@ -136,11 +136,10 @@ pub async fn create(
     control.wakes.pool.notify_one();
     control.wakes.routes.notify_one();
     let Some(guard) = guard else { return Ok(row) };
-    let task = tokio::spawn(bring_up(control.clone(), row.clone(), guard));
-    if tokio::time::timeout(wait, task).await.is_err() {
-        tracing::debug!(sandbox = %row.id, "create answers before the sandbox is ready");
-    }
-    get(control, tenant, row.id).await
+    let id = row.id;
+    // A task of its own: it ends what it began even if the caller goes away meanwhile.
+    tokio::spawn(bring_up(control.clone(), row, guard));
+    wait_ready(control, tenant, id, wait).await
 }
 
 fn row(env: &Env, tenant: TenantId, new: New, template: &Template) -> Result<Sandbox, Error> {
@@ -413,3 +412,8 @@ pub async fn wait_ready(
 pub(crate) const fn key(row: &Sandbox) -> Key {
     Key { workload: row.workload, revision: row.revision }
 }
+
+#[cfg(test)]
+pub(crate) mod bench;
+#[cfg(test)]
+mod tests;

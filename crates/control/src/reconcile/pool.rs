@@ -217,3 +217,132 @@ fn spec(slot: &Slot) -> WorkloadSpec {
         hostname: "sandbox".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-06-01T12:00:00Z".parse().unwrap()
+    }
+
+    fn size(n: u32) -> Size {
+        Size { memory_mib: 64 + n, cpu_millis: 50, disk_mib: 64 }
+    }
+
+    fn target(template: u8, size_n: u32, count: usize) -> Target {
+        let digest = Digest::of(&[template]);
+        Target { template: template.to_string(), digest, size: size(size_n), count }
+    }
+
+    /// Codes: `n` not there, `p` pending, `P` pending too long, `r` ready, `x` exited, `l` lost.
+    fn slot(n: u128, code: char, template: u8, size_n: u32) -> Free {
+        let addr = ([10, 0, 0, 1], 1).into();
+        Free {
+            workload: WorkloadId::from_uuid(Uuid::from_u128(n)),
+            digest: Digest::of(&[template]),
+            size: size(size_n),
+            created_at: if code == 'P' { now() - START_DEADLINE } else { now() },
+            phase: match code {
+                'n' => None,
+                'p' | 'P' => Some(Phase::Pending { why: String::new() }),
+                'r' => Some(Phase::Ready { addr }),
+                'x' => Some(Phase::Exited { code: 1 }),
+                _ => Some(Phase::Lost),
+            },
+        }
+    }
+
+    #[test]
+    fn each_situation_has_its_actions() {
+        let targets = [target(0, 0, 1), target(0, 1, 1)];
+        let id = |n| WorkloadId::from_uuid(Uuid::from_u128(n));
+        let start = |n: usize| Action::Start(targets[n].clone());
+        let retire = |n| Action::Retire(id(n));
+        for (slots, is_busy, expected) in [
+            (vec![], false, vec![start(0)]),
+            (vec![], true, vec![]),
+            (vec![slot(1, 'p', 0, 0)], false, vec![]),
+            (vec![slot(1, 'r', 0, 0)], false, vec![start(1)]),
+            (vec![slot(1, 'n', 0, 0)], false, vec![Action::Again(id(1))]),
+            (vec![slot(1, 'n', 0, 0)], true, vec![]),
+            (vec![slot(1, 'P', 0, 0)], false, vec![retire(1), start(0)]),
+            (vec![slot(1, 'x', 0, 0)], true, vec![retire(1)]),
+            (vec![slot(1, 'r', 9, 0)], false, vec![retire(1), start(0)]), // old template
+            (vec![slot(1, 'r', 0, 9)], false, vec![retire(1), start(0)]), // size of no target
+            (vec![slot(1, 'p', 0, 0), slot(2, 'r', 0, 0)], true, vec![retire(1)]),
+            (vec![slot(1, 'r', 0, 0), slot(2, 'r', 0, 0)], true, vec![retire(2)]),
+        ] {
+            assert_eq!(plan(&targets, &slots, is_busy, now()), expected, "{slots:?}");
+        }
+    }
+
+    prop_compose! {
+        fn any_slot()(n in 0..1000_u128, code in proptest::sample::select(vec!['n', 'p', 'P', 'r', 'x', 'l']),
+                      template in 0..2_u8, size_n in 0..2_u32) -> Free {
+            slot(n, code, template, size_n)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_state_breaks_an_invariant(
+            mut slots in proptest::collection::vec(any_slot(), 0..8),
+            counts in proptest::collection::vec(0..3_usize, 2), is_busy in any::<bool>(),
+        ) {
+            slots.sort_by_key(|s| s.workload);
+            slots.dedup_by_key(|s| s.workload);
+            let targets = [target(0, 0, counts[0]), target(0, 1, counts[1])];
+            let actions = plan(&targets, &slots, is_busy, now());
+            let retired = |s: &Free| actions.contains(&Action::Retire(s.workload));
+            let starts = actions.iter().filter(|a| !matches!(a, Action::Retire(_))).count();
+            prop_assert!(starts <= usize::from(!is_busy));
+            for target in &targets {
+                let of = |s: &&Free| s.digest == target.digest && s.size == target.size;
+                let kept = slots.iter().filter(of).filter(|s| !retired(s)).count();
+                let adds = usize::from(actions.contains(&Action::Start(target.clone())));
+                prop_assert!(kept + adds <= target.count);
+                let ready = slots.iter().filter(of).filter(|s| is_ready(s)).count();
+                let kept_ready =
+                    slots.iter().filter(of).filter(|s| is_ready(s) && !retired(s)).count();
+                prop_assert_eq!(kept_ready, ready.min(target.count));
+            }
+        }
+
+        /// Whatever is there, steps whose starts come up lead to exactly the targets.
+        #[test]
+        fn it_converges(
+            mut slots in proptest::collection::vec(any_slot(), 0..8),
+            counts in proptest::collection::vec(0..3_usize, 2),
+        ) {
+            slots.sort_by_key(|s| s.workload);
+            slots.dedup_by_key(|s| s.workload);
+            let targets = [target(0, 0, counts[0]), target(0, 1, counts[1])];
+            let mut next = 10_000;
+            for _ in 0..20 {
+                for action in plan(&targets, &slots, false, now()) {
+                    match action {
+                        Action::Retire(id) => slots.retain(|s| s.workload != id),
+                        Action::Again(_) => {}
+                        Action::Start(target) => {
+                            next += 1;
+                            let size_n = target.size.memory_mib - 64;
+                            slots.push(slot(next, 'p', 0, size_n));
+                        }
+                    }
+                }
+                let up = slot(0, 'r', 0, 0).phase;
+                for s in &mut slots {
+                    if matches!(s.phase, None | Some(Phase::Pending { .. })) {
+                        s.phase.clone_from(&up);
+                    }
+                }
+            }
+            prop_assert_eq!(plan(&targets, &slots, false, now()), vec![]);
+            prop_assert_eq!(slots.len(), counts[0] + counts[1]);
+        }
+    }
+}

@@ -175,3 +175,54 @@ fn look_up(seen: Option<&BTreeMap<WorkloadId, Observed>>, row: &Sandbox) -> Seen
     let Some(seen) = seen else { return Seen::Unknown };
     seen.get(&row.workload).map_or(Seen::Absent, |o| Seen::There(o.phase.clone()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandboxes::bench::{bench, bench_row};
+
+    /// Every state with everything that can be seen of it.
+    #[tokio::test]
+    async fn each_situation_has_its_action() {
+        let bench = bench(&[]).await;
+        let now = bench.control.env.now();
+        let addr = ([10, 0, 0, 1], 49_983).into();
+        let ready = Seen::There(Phase::Ready { addr });
+        let pending = Seen::There(Phase::Pending { why: String::new() });
+        let exited = Seen::There(Phase::Exited { code: 9 });
+        let lost = Seen::There(Phase::Lost);
+        let creating = bench_row(&bench);
+        let running = Sandbox { ready_at: Some(now), ..creating.clone() };
+        let error = Sandbox { ended_at: Some(now), ..running.clone() };
+        let unwanted = Sandbox { desired: rows::Desired::Destroyed, ..running.clone() };
+        let destroyed = Sandbox { destroyed_at: Some(now), ..unwanted.clone() };
+        let late = now + START_DEADLINE;
+        for (row, seen, at, expected) in [
+            (&creating, &Seen::Unknown, now, ""),
+            (&creating, &Seen::Absent, now, "BringUp"),
+            (&creating, &pending, now, "BringUp"),
+            (&creating, &ready, now, "BringUp"),
+            (&creating, &exited, now, "End"),
+            (&creating, &Seen::Unknown, late, ""),
+            (&creating, &Seen::Absent, late, "End"),
+            (&creating, &pending, late, "End"),
+            (&running, &Seen::Unknown, late, ""),
+            (&running, &ready, late, ""),
+            (&running, &lost, late, ""),
+            (&running, &Seen::Absent, now, "End"),
+            (&running, &exited, now, "End"),
+            (&running, &Seen::Unknown, now + Duration::from_hours(1), "Expire"),
+            (&error, &Seen::Unknown, now, ""),
+            (&error, &Seen::Absent, now, ""),
+            (&error, &exited, now, "Delete"),
+            (&unwanted, &Seen::Unknown, now, ""),
+            (&unwanted, &ready, now, "Delete"),
+            (&unwanted, &Seen::Absent, now, "MarkDestroyed"),
+            (&destroyed, &ready, now, ""),
+        ] {
+            let action = plan(row, seen, at).map_or_else(String::new, |a| format!("{a:?}"));
+            let name = action.split(' ').next().unwrap_or_default();
+            assert_eq!(name, expected, "{} and {seen:?}", row.state().as_str());
+        }
+    }
+}

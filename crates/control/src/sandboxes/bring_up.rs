@@ -183,7 +183,7 @@ fn init(control: &Control, row: &Sandbox) -> Init {
 }
 
 /// The workload of a sandbox that was started for it.
-fn spec(row: &Sandbox) -> WorkloadSpec {
+pub(super) fn spec(row: &Sandbox) -> WorkloadSpec {
     WorkloadSpec {
         key: key(row),
         owner: Owner::Sandbox(row.id),
