@@ -44,8 +44,13 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// Reads JSON with errors that name the field.
+/// Reads a JSON object with errors that name the field.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    // serde would read a list as a struct's fields in order.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        let why = "must be a JSON object".to_owned();
+        return Err(Error::InvalidFields { errors: vec![("body".to_owned(), why)] });
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -146,6 +151,7 @@ mod tests {
             (r#"{"name":"a","inner":{}}"#, "inner.port"),
             (r#"{"name":"a","inner":{"port":99999}}"#, "inner.port"),
             ("\"a\"", "body"),
+            ("[]", "body"),
         ] {
             match parse::<Body>(body.as_bytes()).unwrap_err() {
                 Error::InvalidFields { errors } => assert_eq!(errors[0].0, field, "{body}"),

@@ -167,7 +167,12 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn find(db: &mut AnyConnection, caller: &Caller, id: ProjectId) -> Result<Project, Error> {
+/// A project of the caller's tenant.
+pub(crate) async fn find(
+    db: &mut AnyConnection,
+    caller: &Caller,
+    id: ProjectId,
+) -> Result<Project, Error> {
     let found = projects::find(db, caller.tenant, id).await?;
     found.ok_or_else(|| Error::NotFound { kind: "project", id: id.to_string() })
 }

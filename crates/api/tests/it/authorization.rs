@@ -65,11 +65,15 @@ impl Owned {
     async fn make(platform: &Platform, a: &Tenant) -> Self {
         let post = async |path: &str, body: Value| -> String {
             let answer = platform.call(Method::POST, path, &a.key, body).await;
-            assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+            assert!(answer.status.is_success(), "{path}: {answer:?}");
             answer.body["data"]["id"].as_str().unwrap().to_owned()
         };
         let named = || json!({ "name": MARK });
+        let sandbox = post("/api/v1/sandboxes", named()).await;
         Self(vec![
+            ("id", sandbox.clone()),
+            ("sandbox", sandbox),
+            ("deployment", post("/api/v1/deployments", named()).await),
             ("tenant", a.json["id"].as_str().unwrap().to_owned()),
             ("workspace", post("/api/v1/workspaces", named()).await),
             ("project", post("/api/v1/projects", named()).await),

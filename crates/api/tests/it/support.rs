@@ -11,12 +11,12 @@ use miosa_api::{AppState, Build, auth};
 use miosa_artifact::ArtifactStore;
 use miosa_control::{
     Control, Observations, Wakes, driver::Steps, edges::Edges, monitor::Suspects,
-    sandboxes::InHand, templates::Fixed,
+    sandboxes::InHand, templates::{Fixed, Template},
 };
 use miosa_provider::fake::Fake;
 use miosa_store::{Store, api_keys, tenants};
 use miosa_types::{
-    Env, Slug,
+    Digest, Env, Slug,
     env::ManualClock,
     guest::{
         ByteStream, Command, Endpoint, Error, FileInfo, Guest, Init, ListeningPort, OutputStream,
@@ -70,7 +70,7 @@ impl Platform {
             probe: Arc::new(Nobody),
             edges: Edges::new(1),
             suspects: Suspects::default(),
-            templates: Arc::new(Fixed(vec![])),
+            templates: Arc::new(Fixed(vec![template()])),
             in_hand: InHand::default(),
             artifacts: ArtifactStore::open(&dir.path().join("artifacts")).unwrap(),
             env,
@@ -144,6 +144,20 @@ async fn first_tenant(store: &Store, env: &Env, domains: &Domains) -> String {
     api_keys::insert(&mut tx, &key.row).await.unwrap();
     tx.commit().await.unwrap();
     key.key.expose().to_owned()
+}
+
+fn template() -> Template {
+    Template {
+        name: "miosa-sandbox".into(),
+        aliases: vec![],
+        digest: Digest::of(b"template"),
+        description: String::new(),
+        workdir: "/workspace".into(),
+        preview_port: None,
+        install_command: None,
+        start_command: None,
+        runtimes: vec![],
+    }
 }
 
 /// A guest and an app that never answer.
