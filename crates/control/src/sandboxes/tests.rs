@@ -12,7 +12,7 @@ use super::{
     bench::{Bench, bench, tenant},
     *,
 };
-use crate::previews;
+use crate::{Reconciler as _, previews};
 
 fn owner_of(bench: &Bench, row: &Sandbox) -> Option<Owner> {
     bench.fake.of_workload(row.workload).first().map(|one| one.owner)
@@ -211,7 +211,6 @@ async fn what_does_not_come_up_in_time_is_an_error() {
         panic!("{action:?}");
     };
     assert!(reason.contains("60 s"), "{reason}");
-    use crate::Reconciler as _;
     crate::reconcile::sandboxes::Sandboxes(bench.control.clone()).step().await.unwrap();
     assert_eq!(bench.get(row.id).await.state(), State::Error);
 }
@@ -301,7 +300,6 @@ async fn while_nothing_is_known_nothing_is_concluded() {
     bench.converge().await;
     let calls = bench.fake.calls().len();
     bench.control.observed.record(None);
-    use crate::Reconciler as _;
     let control = &bench.control;
     for _ in 0..3 {
         bench.clock.advance(Duration::from_secs(30));
