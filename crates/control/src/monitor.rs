@@ -31,6 +31,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(1);
 pub const FAILURES: u32 = 2;
 /// A replica that is silent but whose port is open may be busy; it gets this long.
 pub const BUSY: SignedDuration = SignedDuration::from_secs(15);
+/// CPU time that even a stopped process may seem to use, its guest beside it.
+const FROZEN: Duration = Duration::from_millis(2);
 /// One probe is sent this long after the other while a replica fails.
 const TICK: Duration = Duration::from_secs(1);
 /// Probes at once.
@@ -64,6 +66,8 @@ pub struct Health {
     pub refused: u32,
     /// When the first of them was.
     pub failing_since: Option<Timestamp>,
+    /// CPU time that it had used then.
+    pub cpu_then: Option<Duration>,
     /// When it was last probed.
     pub probed_at: Option<Timestamp>,
 }
@@ -75,29 +79,39 @@ pub enum Verdict {
     Well,
     /// Send requests elsewhere if there is another.
     Suspect,
-    /// Swap it.
-    Replace(When),
+    /// Start another beside it and end it.
+    Replace,
 }
 
-/// Takes in one outcome. A refused port cannot serve anyone, so nothing is lost by replacing at
-/// once; a silent one may be busy.
-pub fn judge(before: Health, outcome: Outcome, now: Timestamp) -> (Health, Verdict) {
+/// Takes in one outcome. A refused port serves nobody, and who has used no CPU time since the
+/// first failure is frozen; a silent one that works may be busy. The new one starts before the
+/// old one ends, so nothing is lost should the verdict be wrong.
+pub fn judge(
+    before: Health,
+    outcome: Outcome,
+    cpu_time: Option<Duration>,
+    now: Timestamp,
+) -> (Health, Verdict) {
     if let Outcome::Answered(_) = outcome {
         return (Health { probed_at: Some(now), ..Health::default() }, Verdict::Well);
     }
+    let is_first = before.failures == 0;
     let since = before.failing_since.unwrap_or(now);
     let health = Health {
         failures: before.failures + 1,
         refused: if outcome == Outcome::Refused { before.refused + 1 } else { 0 },
         failing_since: Some(since),
+        cpu_then: if is_first { cpu_time } else { before.cpu_then },
         probed_at: Some(now),
+    };
+    let is_frozen = match (health.cpu_then, cpu_time) {
+        (Some(then), Some(now)) => now.saturating_sub(then) <= FROZEN,
+        _ => false,
     };
     let verdict = if health.failures < FAILURES {
         Verdict::Well
-    } else if health.refused >= FAILURES {
-        Verdict::Replace(When::Now)
-    } else if now.duration_since(since) >= BUSY {
-        Verdict::Replace(When::WhenNewIsReady)
+    } else if health.refused >= FAILURES || is_frozen || now.duration_since(since) >= BUSY {
+        Verdict::Replace
     } else {
         Verdict::Suspect
     };
@@ -198,9 +212,15 @@ impl Monitor {
     async fn conclude(&mut self, outcome: Outcome, observed: &Observed) {
         let instance = observed.instance;
         let before = self.health.get(&instance).copied().unwrap_or_default();
-        let (health, verdict) = judge(before, outcome, self.control.env.now());
+        let cpu_time = match outcome {
+            Outcome::Answered(_) => None,
+            _ => self.control.provider.cpu_time(instance).await,
+        };
+        let (health, verdict) = judge(before, outcome, cpu_time, self.control.env.now());
         self.health.insert(instance, health);
-        let Verdict::Replace(when) = verdict else { return };
+        if verdict != Verdict::Replace {
+            return;
+        }
         // What was probed may have ended meanwhile.
         let is_there = self.control.observed.replicas().is_some_and(|replicas| {
             replicas.iter().any(|o| o.instance == instance && o.phase.ready().is_some())
@@ -208,8 +228,10 @@ impl Monitor {
         if !is_there {
             return;
         }
-        tracing::warn!(%instance, ?outcome, ?when, "a replica does not answer and is replaced");
-        if let Err(error) = self.control.provider.replace(observed.key, instance, when).await {
+        tracing::warn!(%instance, ?outcome, "a replica does not answer and is replaced");
+        if let Err(error) =
+            self.control.provider.replace(observed.key, instance, When::WhenNewIsReady).await
+        {
             tracing::warn!(%instance, %error, "it could not be replaced");
         }
     }
@@ -245,24 +267,31 @@ mod tests {
     #[test]
     fn two_failures_make_a_suspect_and_what_follows_depends_on_the_kind() {
         let start: Timestamp = "2026-06-01T12:00:00Z".parse().unwrap();
-        let after = |seconds: i64| start + SignedDuration::from_secs(seconds);
-        let run = |outcomes: &[(i64, Outcome)]| {
+        let run = |outcomes: &[(u32, Outcome)], cpu_per_second: Option<u32>| {
             let first = (Health::default(), Verdict::Well);
-            outcomes.iter().fold(first, |(health, _), (at, o)| judge(health, *o, after(*at))).1
+            let step = |(health, _), (second, outcome): &(u32, Outcome)| {
+                let cpu_time = cpu_per_second.map(|ms| Duration::from_millis((ms * second).into()));
+                let now = start + SignedDuration::from_secs((*second).into());
+                judge(health, *outcome, cpu_time, now)
+            };
+            outcomes.iter().fold(first, step).1
         };
-        for (outcomes, expected) in [
-            (&[(0, Answered(200))][..], Verdict::Well),
-            (&[(0, Answered(500))], Verdict::Well), // an answer is an answer
-            (&[(0, TimedOut)], Verdict::Well),
-            (&[(0, TimedOut), (1, TimedOut)], Verdict::Suspect),
-            (&[(0, TimedOut), (1, Broken)], Verdict::Suspect),
-            (&[(0, TimedOut), (1, Answered(200)), (2, TimedOut)], Verdict::Well),
-            (&[(0, Refused), (1, Refused)], Verdict::Replace(When::Now)),
-            (&[(0, TimedOut), (1, Refused)], Verdict::Suspect),
-            (&[(0, TimedOut), (14, TimedOut)], Verdict::Suspect),
-            (&[(0, TimedOut), (15, TimedOut)], Verdict::Replace(When::WhenNewIsReady)),
+        for (outcomes, cpu, expected) in [
+            (&[(0, Answered(200))][..], None, Verdict::Well),
+            (&[(0, Answered(500))], Some(0), Verdict::Well), // an answer is an answer
+            (&[(0, TimedOut)], Some(0), Verdict::Well),
+            (&[(0, TimedOut), (1, TimedOut)], None, Verdict::Suspect), // nobody can tell
+            (&[(0, TimedOut), (1, TimedOut)], Some(0), Verdict::Replace), // frozen
+            (&[(0, TimedOut), (1, TimedOut)], Some(1), Verdict::Replace),
+            (&[(0, TimedOut), (1, TimedOut)], Some(500), Verdict::Suspect), // busy
+            (&[(0, TimedOut), (1, Broken)], Some(500), Verdict::Suspect),
+            (&[(0, TimedOut), (1, Answered(200)), (2, TimedOut)], Some(0), Verdict::Well),
+            (&[(0, Refused), (1, Refused)], Some(500), Verdict::Replace),
+            (&[(0, TimedOut), (1, Refused)], Some(500), Verdict::Suspect),
+            (&[(0, TimedOut), (14, TimedOut)], Some(500), Verdict::Suspect),
+            (&[(0, TimedOut), (15, TimedOut)], Some(500), Verdict::Replace),
         ] {
-            assert_eq!(run(outcomes), expected, "{outcomes:?}");
+            assert_eq!(run(outcomes, cpu), expected, "{outcomes:?} {cpu:?}");
         }
     }
 

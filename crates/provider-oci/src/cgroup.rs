@@ -145,6 +145,23 @@ impl Cgroups {
         names
     }
 
+    /// CPU time that a group has used; `None` if it is gone.
+    pub(crate) fn cpu_time(&self, group: &Path) -> Option<Duration> {
+        let read = |name| {
+            self.roots().find_map(|root| std::fs::read_to_string(root.join(group).join(name)).ok())
+        };
+        match self {
+            Self::V1 { .. } => {
+                read("cpuacct.usage")?.trim().parse().ok().map(Duration::from_nanos)
+            }
+            Self::V2 { .. } => {
+                let text = read("cpu.stat")?;
+                let used = text.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
+                used.trim().parse().ok().map(Duration::from_micros)
+            }
+        }
+    }
+
     /// The processes of a group.
     pub(crate) fn processes(&self, group: &Path) -> Vec<u32> {
         let mut pids: Vec<u32> = self

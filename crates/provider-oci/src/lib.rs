@@ -304,6 +304,11 @@ impl Provider for OciProvider {
         answer.unwrap_or(Err(ProviderError::Conflict { workload: slot.workload }))
     }
 
+    async fn cpu_time(&self, instance: InstanceId) -> Option<Duration> {
+        let group = self.host.names.instance_cgroup(instance);
+        self.host.runtime.cgroups().cpu_time(&group)
+    }
+
     async fn watch(&self) -> Result<Events, ProviderError> {
         Ok(self.host.board.watch())
     }

@@ -9,7 +9,7 @@ pub mod conformance;
 pub mod fake;
 pub mod plan;
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, pin::Pin};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, pin::Pin, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::Stream;
@@ -54,6 +54,9 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// Gives a pool slot to its owner, its limits set down to `size` first. `Conflict` if
     /// another has it or if the slot is gone; `Ok` if this owner has it already.
     async fn claim(&self, slot: Key, owner: Owner, size: Size) -> Result<(), Error>;
+
+    /// CPU time that a replica has used since it began; `None` if that cannot be told.
+    async fn cpu_time(&self, instance: InstanceId) -> Option<Duration>;
 
     /// A `Snapshot` first, then changes, in order. When the stream ends nothing is known (which
     /// is not "gone"): watch again and compare with the new snapshot.

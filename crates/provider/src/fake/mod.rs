@@ -10,6 +10,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -77,6 +78,8 @@ struct State {
     faults: BTreeMap<usize, Fault>,
     workloads: BTreeMap<WorkloadId, Workload>,
     addresses: u32,
+    /// CPU time used, and what is added each time that somebody asks.
+    cpu_steps: BTreeMap<InstanceId, (Duration, Duration)>,
 }
 
 impl Fake {
@@ -150,6 +153,12 @@ impl Fake {
     /// The replica answers at this address from now on.
     pub fn set_addr(&self, instance: InstanceId, addr: SocketAddr) {
         self.change(instance, |replica, _| replica.addr = addr);
+    }
+
+    /// The replica uses CPU time from now on, or none at all. Until then nobody can tell.
+    pub fn set_busy(&self, instance: InstanceId, is_busy: bool) {
+        let step = if is_busy { Duration::from_millis(100) } else { Duration::ZERO };
+        self.lock().cpu_steps.insert(instance, (Duration::ZERO, step));
     }
 
     /// The replica's process ends.
@@ -377,6 +386,13 @@ impl Provider for Fake {
 
     async fn claim(&self, slot: Key, owner: Owner, size: Size) -> Result<(), Error> {
         self.call(Call::Claim(slot, owner), |state| state.claim(slot, owner, size))
+    }
+
+    async fn cpu_time(&self, instance: InstanceId) -> Option<Duration> {
+        let mut state = self.lock();
+        let (used, step) = state.cpu_steps.get_mut(&instance)?;
+        *used += *step;
+        Some(*used)
     }
 
     async fn watch(&self) -> Result<Events, Error> {

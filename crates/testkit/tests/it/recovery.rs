@@ -81,6 +81,25 @@ async fn a_replica_that_refuses_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_replica_is_replaced_before_it_ends() {
+    let platform = Platform::start().await;
+    let (_, id, version) = running_app(&platform).await;
+    let [frozen] = &platform.replicas(version)[..] else { panic!("one replica") };
+    platform.probe.set(frozen.phase.ready().unwrap(), Outcome::TimedOut);
+    platform.provider.set_busy(frozen.instance, false);
+    let seen = platform.edge.history().len();
+    platform.advance(Duration::from_secs(11));
+    eventually("another replica", async || {
+        let ready = platform.edge.ready(id);
+        (ready.len() == 1 && ready[0] != frozen.instance).then_some(())
+    })
+    .await;
+    for table in &platform.edge.history()[seen..] {
+        assert!(!ready(table, id).is_empty(), "the route was never empty");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_silent_replica_is_suspect_first_and_replaced_when_it_stays_so() {
     let platform = Platform::start().await;
     let (tenant, id, version) = running_app(&platform).await;
