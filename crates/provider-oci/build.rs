@@ -40,7 +40,8 @@ fn build(workspace: &Path, target: &Path) -> PathBuf {
         .arg(target);
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
-        let is_ours = text.starts_with("CARGO_") && text != "CARGO_HOME" && text != "CARGO_NET_OFFLINE";
+        let is_ours =
+            text.starts_with("CARGO_") && text != "CARGO_HOME" && text != "CARGO_NET_OFFLINE";
         if is_ours || text.starts_with("RUSTC") || text == "RUSTFLAGS" {
             command.env_remove(&name);
         }

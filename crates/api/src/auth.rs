@@ -163,7 +163,8 @@ async fn find_tenant(db: &mut sqlx::AnyConnection, name: &str) -> Result<Tenant,
 
 /// Notes the use of a key off the request's path.
 fn touch(state: &AppState, key: &ApiKey, now: Timestamp) {
-    let is_recent = key.last_used_at.is_some_and(|at| now.duration_since(at).as_secs() < TOUCH_EVERY_S);
+    let is_recent =
+        key.last_used_at.is_some_and(|at| now.duration_since(at).as_secs() < TOUCH_EVERY_S);
     if is_recent {
         return;
     }

@@ -85,10 +85,9 @@ async fn write(
     let mut tenant = own(&mut tx, caller).await?;
     tenant.branding = change(tenant.branding.take());
     if let Some(brand) = &tenant.branding {
-        brand.check().map_err(|error| Error::Invalid {
-            field: error.field,
-            message: error.to_string(),
-        })?;
+        brand
+            .check()
+            .map_err(|error| Error::Invalid { field: error.field, message: error.to_string() })?;
     }
     tenants::update(&mut tx, &tenant, state.control.env.now()).await?;
     tx.commit().await.map_err(miosa_store::Error::from)?;

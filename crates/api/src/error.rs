@@ -130,9 +130,7 @@ impl Error {
             Self::InvalidId { .. } => (StatusCode::BAD_REQUEST, "INVALID_ID"),
             Self::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "VALIDATION_ERROR"),
             Self::InvalidFields { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "VALIDATION_ERROR"),
-            Self::MethodNotAllowed { .. } => {
-                (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED")
-            }
+            Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
             Self::BadRequest { code, .. } => (StatusCode::BAD_REQUEST, code),
             Self::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, "invalid_token"),
             Self::Forbidden { code, .. } => (StatusCode::FORBIDDEN, code),

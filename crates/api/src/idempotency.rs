@@ -20,6 +20,7 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
+use jiff::Timestamp;
 use miosa_store::idempotency::{self, Stored};
 use miosa_types::TenantId;
 use sha2::{Digest as _, Sha256};
@@ -36,12 +37,18 @@ const MAX_KEPT_ANSWER: usize = 1024 * 1024;
 /// How long a repeated request waits for the first.
 const WAIT: Duration = Duration::from_secs(30);
 
+/// Expired answers are deleted at most this often.
+const PURGE_EVERY: Duration = Duration::from_hours(1);
+
 /// Tells that an answer was found, not made.
 const REPLAYED: &str = "idempotency-replayed";
 
 /// Keys under way; each with a channel that closes when its request ends. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Running(Arc<Mutex<HashMap<(TenantId, String), Entry>>>);
+pub struct Running {
+    keys: Arc<Mutex<HashMap<(TenantId, String), Entry>>>,
+    purged_at: Arc<Mutex<Option<Timestamp>>>,
+}
 
 #[derive(Clone, Debug)]
 struct Entry {
@@ -65,7 +72,17 @@ impl Drop for Turn {
 
 impl Running {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(TenantId, String), Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is time to delete expired answers; says so once each time.
+    fn is_purge_due(&self, now: Timestamp) -> bool {
+        let mut at = self.purged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = at.is_none_or(|at| at + PURGE_EVERY <= now);
+        if is_due {
+            *at = Some(now);
+        }
+        is_due
     }
 
     /// The right to run, or whom to wait for.
@@ -204,6 +221,9 @@ async fn keep(
         let mut db = state.control.store.conn().await?;
         let now = state.control.env.now();
         idempotency::insert(&mut db, turn.key.0, &turn.key.1, &answer, now).await?;
+        if state.running.is_purge_due(now) {
+            idempotency::delete_before(&mut db, now - IDEMPOTENCY_KEPT).await?;
+        }
     }
     Ok(Response::from_parts(parts, Body::from(body)))
 }

@@ -5,31 +5,31 @@
 //! below `/api/v1` but health needs a key, whatever a handler does.
 
 pub mod admin;
-pub mod branding;
-pub mod keys;
-pub mod projects;
-pub mod settings;
-pub mod tenants;
-pub mod workspaces;
-mod domains;
 pub mod auth;
+pub mod branding;
 pub mod caller;
 pub mod deployments;
+mod domains;
 pub mod error;
 pub mod exec;
 pub mod extract;
 pub mod files;
 pub mod health;
 pub mod idempotency;
+pub mod keys;
 pub mod metrics;
 pub mod previews;
 pub mod processes;
+pub mod projects;
 pub mod request;
 pub mod sandboxes;
 pub mod scope;
 pub mod serve;
+pub mod settings;
 pub mod state;
 pub mod templates;
+pub mod tenants;
+pub mod workspaces;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 

@@ -70,9 +70,7 @@ fn observed(out: &mut Text, replicas: &[Observed]) {
 }
 
 /// How many replicas of each owner's kind are in each phase.
-pub(crate) fn by_phase(
-    replicas: &[Observed],
-) -> BTreeMap<(&'static str, &'static str), usize> {
+pub(crate) fn by_phase(replicas: &[Observed]) -> BTreeMap<(&'static str, &'static str), usize> {
     let mut counts = BTreeMap::new();
     for replica in replicas {
         let key = (owner_word(replica.owner), phase_word(&replica.phase));
@@ -132,10 +130,8 @@ impl Text {
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        let labels: Vec<String> = labels
-            .iter()
-            .map(|(name, value)| format!("{name}=\"{}\"", escape(value)))
-            .collect();
+        let labels: Vec<String> =
+            labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
         let labels =
             if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         self.line(format_args!("{name}{labels} {value}\n"));

@@ -37,14 +37,10 @@ async fn list(
     caller: Caller,
     Query(filter): Query<Filter>,
 ) -> Result<Json<ProjectList>, Error> {
-    let workspace: Option<WorkspaceId> = filter
-        .workspace_id
-        .filter(|id| !id.is_empty())
-        .map(|id| id.parse())
-        .transpose()
-        .map_err(|error: miosa_types::id::IdError| Error::InvalidId {
-            message: error.to_string(),
-        })?;
+    let workspace: Option<WorkspaceId> =
+        filter.workspace_id.filter(|id| !id.is_empty()).map(|id| id.parse()).transpose().map_err(
+            |error: miosa_types::id::IdError| Error::InvalidId { message: error.to_string() },
+        )?;
     let mut db = state.control.store.conn().await?;
     let mut found = projects::list(&mut db, caller.tenant, workspace).await?;
     if let Some(external) = filter.external_project_id {

@@ -44,10 +44,7 @@ const OWN: [&str; 6] = [
 pub fn routes() -> Router<AppState> {
     Router::new()
         .route("/settings", get(read).put(change))
-        .route(
-            "/tenant/preview-domain",
-            get(read_preview).put(put_preview).delete(delete_preview),
-        )
+        .route("/tenant/preview-domain", get(read_preview).put(put_preview).delete(delete_preview))
         .route("/tenant/preview-domain/verify", post(verify_preview))
 }
 
@@ -200,9 +197,9 @@ fn preview(tenant: &Tenant, config: &Domains) -> PreviewDomain {
         (None, None) => "not_configured",
     };
     let verified_at = match status {
-        "configured" => text(PREVIEW_SINCE)
-            .and_then(|at| at.parse().ok())
-            .or(Some(tenant.created_at)),
+        "configured" => {
+            text(PREVIEW_SINCE).and_then(|at| at.parse().ok()).or(Some(tenant.created_at))
+        }
         _ => None,
     };
     let domain = pending.or_else(|| tenant.preview_domain.clone());

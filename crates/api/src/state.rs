@@ -36,4 +36,4 @@ impl AppState {
 }
 
 /// How long an idempotency key is kept.
-pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 3600);
+pub const IDEMPOTENCY_KEPT: Duration = Duration::from_hours(24);

@@ -166,11 +166,7 @@ pub(crate) async fn own(db: &mut sqlx::AnyConnection, caller: &Caller) -> Result
 }
 
 /// A tenant by id or slug, if the caller may see it.
-async fn named(
-    db: &mut sqlx::AnyConnection,
-    caller: &Caller,
-    name: &str,
-) -> Result<Tenant, Error> {
+async fn named(db: &mut sqlx::AnyConnection, caller: &Caller, name: &str) -> Result<Tenant, Error> {
     let found = match name.parse() {
         Ok(id) => tenants::find(db, id).await?,
         Err(_) => tenants::find_by_slug(db, name).await?,
@@ -215,11 +211,10 @@ pub(crate) fn check_name(name: &str) -> Result<&str, Error> {
 
 fn slug_of(name: &str, wanted: Option<&str>) -> Result<Slug, Error> {
     let invalid = |field, message: String| Error::Invalid { field, message };
-    let slug = Slug::from_display(name)
-        .filter(|slug| !RESERVED.contains(&slug.as_str()))
-        .ok_or_else(|| {
-            invalid("name", format!("`{name}` gives no usable slug; use another name"))
-        })?;
+    let slug =
+        Slug::from_display(name).filter(|slug| !RESERVED.contains(&slug.as_str())).ok_or_else(
+            || invalid("name", format!("`{name}` gives no usable slug; use another name")),
+        )?;
     if wanted.is_some_and(|wanted| wanted != slug.as_str()) {
         return Err(invalid("slug", format!("the slug follows from the name: it is `{slug}`")));
     }

@@ -42,7 +42,8 @@ async fn create(
     let external = new.external_workspace_id.as_deref().filter(|text| !text.is_empty());
     let mut tx = state.control.store.begin().await?;
     if let Some(external) = external
-        && let Some(found) = workspaces::find(&mut tx, caller.tenant, By::External(external)).await?
+        && let Some(found) =
+            workspaces::find(&mut tx, caller.tenant, By::External(external)).await?
     {
         return Ok(Json(WorkspaceCreated { data: render(&found), reused: true }).into_response());
     }

@@ -150,7 +150,7 @@ mod tests {
             "counting"
         }
         fn period(&self) -> Duration {
-            Duration::from_secs(60)
+            Duration::from_mins(1)
         }
         fn wake(&self) -> Arc<Notify> {
             self.1.clone()
@@ -167,8 +167,7 @@ mod tests {
     async fn it_runs_at_start_when_woken_after_a_failure_and_periodically() {
         let counting = Arc::new(Counting(AtomicU32::new(0), Arc::default()));
         let (steps, stop) = (Steps::default(), CancellationToken::new());
-        let task =
-            tokio::spawn(run(counting.clone(), Env::system(), steps.clone(), stop.clone()));
+        let task = tokio::spawn(run(counting.clone(), Env::system(), steps.clone(), stop.clone()));
         let count = || counting.0.load(Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(count(), 1, "at start");

@@ -151,9 +151,7 @@ impl Cgroups {
             self.roots().find_map(|root| std::fs::read_to_string(root.join(group).join(name)).ok())
         };
         match self {
-            Self::V1 { .. } => {
-                read("cpuacct.usage")?.trim().parse().ok().map(Duration::from_nanos)
-            }
+            Self::V1 { .. } => read("cpuacct.usage")?.trim().parse().ok().map(Duration::from_nanos),
             Self::V2 { .. } => {
                 let text = read("cpu.stat")?;
                 let used = text.lines().find_map(|line| line.strip_prefix("usage_usec "))?;

@@ -262,7 +262,11 @@ pub async fn set_promoted(
 }
 
 /// Notes that every edge serves it, if that is new.
-pub async fn set_served(db: &mut AnyConnection, id: VersionId, now: Timestamp) -> Result<(), Error> {
+pub async fn set_served(
+    db: &mut AnyConnection,
+    id: VersionId,
+    now: Timestamp,
+) -> Result<(), Error> {
     const SERVED: &str =
         "update versions set served_at_ms = $2 where id = $1 and served_at_ms is null";
     sqlx::query(SERVED).bind(id.to_string()).bind(now.as_millisecond()).execute(db).await?;

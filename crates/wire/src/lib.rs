@@ -5,12 +5,12 @@
 
 pub mod deployments;
 pub mod envelope;
-pub mod keys;
-pub mod tenants;
-pub mod workspaces;
 pub mod files;
+pub mod keys;
 pub mod previews;
 pub mod sandboxes;
 pub mod templates;
+pub mod tenants;
+pub mod workspaces;
 
 pub use envelope::Data;

@@ -69,7 +69,7 @@ impl Owned {
             answer.body["data"]["id"].as_str().unwrap().to_owned()
         };
         let named = || json!({ "name": MARK });
-        let sandbox = post("/api/v1/sandboxes", named()).await;
+        let sandbox = post("/api/v1/sandboxes?wait=false", named()).await;
         Self(vec![
             ("id", sandbox.clone()),
             ("sandbox", sandbox),

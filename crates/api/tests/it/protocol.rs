@@ -36,8 +36,13 @@ async fn every_error_has_the_envelope_and_the_request_id() {
         (Method::POST, path, json!({}), 422, "VALIDATION_ERROR"),
         (Method::POST, path, json!({"name": 5}), 422, "VALIDATION_ERROR"),
         (Method::GET, "/api/v1/workspaces/x", none.clone(), 400, "INVALID_ID"),
-        (Method::GET, "/api/v1/workspaces/018f0000-0000-7000-8000-000000000000", none, 404,
-            "NOT_FOUND"),
+        (
+            Method::GET,
+            "/api/v1/workspaces/018f0000-0000-7000-8000-000000000000",
+            none,
+            404,
+            "NOT_FOUND",
+        ),
     ] {
         let answer = platform.call(method, path, &key, body).await;
         assert_eq!((answer.status.as_u16(), &answer.body["error"]["code"]), (status, &json!(code)));
@@ -62,7 +67,10 @@ async fn a_broken_body_is_400_and_a_huge_one_413() {
             .await
     };
     let answer = send(b"{".to_vec()).await;
-    assert_eq!((answer.status.as_u16(), &answer.body["error"]["code"]), (400, &json!("INVALID_JSON")));
+    assert_eq!(
+        (answer.status.as_u16(), &answer.body["error"]["code"]),
+        (400, &json!("INVALID_JSON"))
+    );
     let answer = send(vec![b' '; miosa_api::MAX_BODY + 1]).await;
     assert_eq!((answer.status.as_u16(), &answer.body["error"]["code"]), (413, &json!("TOO_LARGE")));
 }

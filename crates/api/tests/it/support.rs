@@ -10,8 +10,12 @@ use http_body_util::BodyExt as _;
 use miosa_api::{AppState, Build, auth};
 use miosa_artifact::ArtifactStore;
 use miosa_control::{
-    Control, Observations, Wakes, driver::Steps, edges::Edges, monitor::Suspects,
-    sandboxes::InHand, templates::{Fixed, Template},
+    Control, Observations, Wakes,
+    driver::Steps,
+    edges::Edges,
+    monitor::Suspects,
+    sandboxes::InHand,
+    templates::{Fixed, Template},
 };
 use miosa_provider::fake::Fake;
 use miosa_store::{Store, api_keys, tenants};
@@ -28,7 +32,7 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 
 /// See the module.
-pub struct Platform {
+pub(crate) struct Platform {
     pub router: Router,
     pub state: AppState,
     pub clock: Arc<ManualClock>,
@@ -38,7 +42,7 @@ pub struct Platform {
 
 /// An answer.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Value,
@@ -46,13 +50,13 @@ pub struct Answer {
 }
 
 /// A tenant and its key.
-pub struct Tenant {
+pub(crate) struct Tenant {
     pub key: String,
     pub json: Value,
 }
 
 impl Platform {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = ManualClock::new("2026-06-01T12:00:00Z".parse().unwrap());
         let env = Env::fixed(clock.clone(), 7);
@@ -90,7 +94,7 @@ impl Platform {
         Self { router, state, clock, operator, _dir: dir }
     }
 
-    pub async fn tenant(&self, name: &str) -> Tenant {
+    pub(crate) async fn tenant(&self, name: &str) -> Tenant {
         let body = serde_json::json!({ "name": name });
         let answer = self.call(Method::POST, "/api/v1/admin/tenants", &self.operator, body).await;
         assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
@@ -101,16 +105,16 @@ impl Platform {
     }
 
     /// A call with a key (empty: none) and a JSON body (null: none).
-    pub async fn call(&self, method: Method, path: &str, key: &str, body: Value) -> Answer {
+    pub(crate) async fn call(&self, method: Method, path: &str, key: &str, body: Value) -> Answer {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         self.send(request(method, path, key).body(body.into()).unwrap()).await
     }
 
-    pub async fn get(&self, path: &str, key: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str, key: &str) -> Answer {
         self.call(Method::GET, path, key, Value::Null).await
     }
 
-    pub async fn send(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
@@ -119,7 +123,7 @@ impl Platform {
     }
 }
 
-pub fn request(method: Method, path: &str, key: &str) -> http::request::Builder {
+pub(crate) fn request(method: Method, path: &str, key: &str) -> http::request::Builder {
     let builder = Request::builder().method(method).uri(path);
     if key.is_empty() { builder } else { builder.header("authorization", format!("Bearer {key}")) }
 }

@@ -172,9 +172,8 @@ async fn keys_are_shown_once_limited_and_revoked() {
 async fn workspaces_are_reused_by_external_id_and_names_are_unique() {
     let platform = Platform::new().await;
     let key = platform.tenant("A").await.key;
-    let post = async |body: Value| {
-        platform.call(Method::POST, "/api/v1/workspaces", &key, body).await
-    };
+    let post =
+        async |body: Value| platform.call(Method::POST, "/api/v1/workspaces", &key, body).await;
     let body = json!({"name": "Dr. Smith", "external_workspace_id": "x1"});
     let first = post(body.clone()).await;
     assert_eq!((first.status, &first.body["reused"]), (StatusCode::CREATED, &Value::Null));

@@ -138,7 +138,7 @@ async fn who_is_behind_gets_deltas_and_who_is_far_behind_a_snapshot() {
     assert_eq!(frames(edges.next(None)), 1, "a snapshot");
     let elsewhere = Position { epoch: 4, ..last };
     assert_eq!(frames(edges.next(Some(elsewhere))), 1, "another epoch: a snapshot");
-    for n in 0..HISTORY + 1 {
+    for n in 0..=HISTORY {
         edges.publish(table(if n % 2 == 0 { "r4" } else { "r5" }));
     }
     assert_eq!(frames(edges.next(Some(last))), 1, "too far behind: a snapshot");

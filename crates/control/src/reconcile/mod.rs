@@ -2,7 +2,7 @@
 
 pub mod builds;
 pub mod deployments;
-pub mod routes;
 pub mod leftovers;
 pub mod pool;
+pub mod routes;
 pub mod sandboxes;
