@@ -20,7 +20,10 @@ use crate::error::{Code, Error};
 /// Pieces that wait for a slow reader.
 pub(crate) const DEPTH: usize = 4;
 /// A peer that neither takes nor sends a byte for that long is gone.
-pub(crate) const STALL: Duration = Duration::from_secs(60);
+pub(crate) const STALL: Duration = Duration::from_mins(1);
+
+/// For what still comes after the answer was decided.
+const DISCARD: Duration = Duration::from_secs(10);
 
 /// What an answer consists of.
 #[derive(Debug)]
@@ -88,6 +91,12 @@ pub(crate) async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Error> {
     }
 }
 
+/// Reads on and throws away, so that a sender whose upload was refused gets to read the answer
+/// instead of a reset connection. Ends by itself after [`DISCARD`].
+pub(crate) fn discard(mut body: Incoming) {
+    tokio::spawn(timeout(DISCARD, async move { while let Ok(Some(_)) = next(&mut body).await {} }));
+}
+
 /// A whole request of at most `limit` bytes.
 pub(crate) async fn read_all(body: &mut Incoming, limit: usize) -> Result<Vec<u8>, Error> {
     let mut all = Vec::new();
@@ -114,8 +123,13 @@ impl BlockingReader {
         tokio::spawn(async move {
             while let Some(piece) = next(&mut body).await.transpose() {
                 let failed = piece.is_err();
-                if tx.send(piece).await.is_err() || failed {
-                    break;
+                if failed {
+                    // The reader may have given up by itself.
+                    let _ = tx.send(piece).await;
+                    return;
+                }
+                if tx.send(piece).await.is_err() {
+                    return discard(body);
                 }
             }
         });

@@ -50,7 +50,7 @@ pub(crate) async fn run(state: &State, command: &config::Command) -> i32 {
         user: command.user.clone(),
         ..Request::default()
     };
-    let mut log = Log { state, written: 0 };
+    let mut log = Log { state, written: sys::length_of_out() };
     match process::start(state, request) {
         Ok(started) => started.run(state, log).await.exit.code(),
         Err(error) => {

@@ -85,11 +85,24 @@ pub(crate) async fn write(
     path: &str,
     mut content: Incoming,
 ) -> Result<Value, Error> {
+    let written = receive(state, user, path, &mut content).await;
+    if written.is_err() {
+        body::discard(content);
+    }
+    written
+}
+
+async fn receive(
+    state: &State,
+    user: &User,
+    path: &str,
+    content: &mut Incoming,
+) -> Result<Value, Error> {
     let target = state.resolve(path, user);
     let mut upload = state.on_files(user, move || Upload::begin(&target)).await?;
     let mut chunk = BytesMut::new();
     loop {
-        let piece = body::next(&mut content).await?;
+        let piece = body::next(content).await?;
         chunk.extend_from_slice(piece.as_deref().unwrap_or_default());
         let is_last = piece.is_none();
         if chunk.len() >= CHUNK || is_last && !chunk.is_empty() {

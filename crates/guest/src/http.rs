@@ -26,7 +26,7 @@ use crate::{
 /// Connections from outside, and as many from inside.
 const MAX_CONNECTIONS: usize = 256;
 /// An idle connection is closed after that long, and a request's head must be here by then.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 /// Time between signs of life on a quiet stream, unless the caller asks for another.
 const KEEPALIVE: Duration = Duration::from_secs(90);
 
@@ -38,13 +38,10 @@ pub(crate) async fn serve(state: Arc<State>, listener: TcpListener) {
     let outside = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let inside = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(_) => {
-                // Out of descriptors or memory: others must end first.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
+        let Ok((stream, peer)) = listener.accept().await else {
+            // Out of descriptors or memory: others must end first.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
         };
         let is_inside = stream.local_addr().is_ok_and(|own: SocketAddr| own.ip() == peer.ip());
         let slots = if is_inside { &inside } else { &outside };

@@ -121,6 +121,12 @@ pub(crate) fn write_out(bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Bytes that standard output, a file, holds already; else 0.
+pub(crate) fn length_of_out() -> u64 {
+    let found = rustix::fs::fstat(io::stdout());
+    found.map_or(0, |found| u64::try_from(found.st_size).unwrap_or(0))
+}
+
 /// Cuts the first `bytes` off a file that is open for writing, or all of it where the file system
 /// cannot do that.
 pub(crate) fn drop_front(fd: &impl AsRawFd, bytes: i64) -> io::Result<()> {
@@ -214,7 +220,9 @@ fn check(code: i32) -> io::Result<i32> {
 }
 
 /// Watches a descriptor that the returned value owns.
-pub(crate) fn watch(fd: std::os::fd::OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+pub(crate) fn watch(
+    fd: std::os::fd::OwnedFd,
+) -> io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
     // SAFETY: the descriptor is owned by the value that watches it, is not closed before it, and
     // always reports the same file.
     unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(Into::into)

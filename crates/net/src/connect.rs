@@ -107,14 +107,18 @@ mod tests {
             seen.extend(envelopes.next().unwrap());
         }
         assert!(matches!(&seen[0], Envelope::Message(value) if value["a"] == 1));
-        assert!(matches!(&seen[1], Envelope::End(Some(Error::NotFound { what })) if what == "no such user"));
+        assert!(
+            matches!(&seen[1], Envelope::End(Some(Error::NotFound { what })) if what == "no such user")
+        );
         envelopes.push(&Bytes::from_static(&[0, 255, 255, 255, 255]));
         assert!(envelopes.next().is_err());
     }
 
     #[test]
     fn errors_keep_what_the_caller_needs() {
-        let of = |status: u16, body: &str| refused(StatusCode::from_u16(status).unwrap(), body.as_bytes());
+        let of = |status: u16, body: &str| {
+            refused(StatusCode::from_u16(status).unwrap(), body.as_bytes())
+        };
         let connect = r#"{"code":"not_found","message":"/x was not found"}"#;
         assert!(matches!(of(404, connect), Error::NotFound { .. }));
         assert!(matches!(of(507, r#"{"code":507,"message":"full"}"#), Error::NoSpace));

@@ -26,9 +26,9 @@ use crate::{
 /// For calls that answer at once.
 const UNARY: Duration = Duration::from_secs(30);
 /// From the last byte of an upload to its answer; unpacking many files takes a while.
-const UPLOAD: Duration = Duration::from_secs(600);
-/// Longest pause within a download.
-const IDLE: Duration = Duration::from_secs(60);
+const UPLOAD: Duration = Duration::from_mins(10);
+/// Longest pause within a download, and between signs of life of a process.
+const IDLE: Duration = Duration::from_mins(1);
 /// Longest unary answer.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -56,7 +56,7 @@ impl HttpGuest {
             .header("x-access-token", guest.token.expose())
             .body(body)
             .map_err(|error| Error::Invalid { reason: error.to_string() })?;
-        let answer = self.pool.send(guest.addr, request, deadline).await?;
+        let answer = self.pool.send(guest, request, deadline).await?;
         let status = answer.response.status();
         if status.is_success() {
             return Ok(answer);
@@ -116,7 +116,7 @@ impl Guest for HttpGuest {
         let request = process::request(command);
         let body = full(process::message(command)?);
         let answer = self.send(guest, request, body, UNARY).await?;
-        process::output(answer.stream(None)).await
+        process::output(answer.stream(Some(IDLE))).await
     }
 
     async fn send_stdin(&self, guest: &Endpoint, pid: u32, bytes: Bytes) -> Result<(), Error> {
@@ -242,4 +242,3 @@ fn file_info(entry: &Value) -> Result<FileInfo, Error> {
         symlink_target: text("symlinkTarget"),
     })
 }
-

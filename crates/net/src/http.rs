@@ -2,10 +2,12 @@
 //!
 //! Promises: at most [`MAX_IDLE`] idle connections to one guest and [`MAX_IDLE_ALL`] in all; no
 //! thread or timer for an idle one; a connection goes back only when its answer was read to the
-//! end, so two calls never share one.
+//! end, so two calls never share one. Connections are kept by address and token and not for long,
+//! so none outlives its workload to meet the next one at the same address.
 
 use std::{
     collections::HashMap,
+    fmt,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -23,13 +25,17 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use miosa_types::guest::{ByteStream, Error};
-use tokio::net::TcpStream;
+use miosa_types::guest::{ByteStream, Endpoint, Error};
+use tokio::{net::TcpStream, time::Instant};
 
 /// Idle connections to one guest.
 const MAX_IDLE: usize = 4;
 /// Idle connections in all.
 const MAX_IDLE_ALL: usize = 512;
+/// Longest use of an idle connection; the guest keeps it twice as long.
+const MAX_AGE: Duration = Duration::from_secs(30);
+/// Until a connection whose answer was just read is ready for the next request.
+const SETTLE: Duration = Duration::from_millis(20);
 /// For one connect. A guest is one hop away.
 const CONNECT: Duration = Duration::from_secs(2);
 
@@ -47,9 +53,31 @@ pub(crate) fn stream(bytes: ByteStream) -> Body {
     StreamBody::new(bytes.map(|piece| piece.map(Frame::data))).boxed_unsync()
 }
 
+/// Address and token: one workload.
+type Key = (SocketAddr, Arc<str>);
+
 /// Idle connections by guest. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Pool(Arc<Mutex<HashMap<SocketAddr, Vec<Sender>>>>);
+#[derive(Clone, Default)]
+pub(crate) struct Pool(Arc<Mutex<HashMap<Key, Vec<Idle>>>>);
+
+#[derive(Debug)]
+struct Idle {
+    sender: Sender,
+    since: Instant,
+}
+
+impl Idle {
+    fn is_usable(&self) -> bool {
+        !self.sender.is_closed() && self.since.elapsed() < MAX_AGE
+    }
+}
+
+impl fmt::Debug for Pool {
+    /// The keys hold tokens.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").finish_non_exhaustive()
+    }
+}
 
 impl Pool {
     /// Sends a request and returns the head of its answer, within `deadline`.
@@ -58,21 +86,25 @@ impl Pool {
     /// which gives the request back unsent: it then goes out on a fresh one.
     pub(crate) async fn send(
         &self,
-        addr: SocketAddr,
+        guest: &Endpoint,
         request: Request<Body>,
         deadline: Duration,
     ) -> Result<Answer, Error> {
-        let sent = tokio::time::timeout(deadline, self.send_now(addr, request)).await;
+        let key = (guest.addr, Arc::from(guest.token.expose()));
+        let sent = tokio::time::timeout(deadline, self.send_now(&key, request)).await;
         let (sender, response) = sent.map_err(unavailable)??;
-        Ok(Answer { response, lease: Lease { pool: self.clone(), addr, sender: Some(sender) } })
+        Ok(Answer { response, lease: Lease { pool: self.clone(), key, sender: Some(sender) } })
     }
 
     async fn send_now(
         &self,
-        addr: SocketAddr,
+        key: &Key,
         mut request: Request<Body>,
     ) -> Result<(Sender, Response<Incoming>), Error> {
-        while let Some(mut sender) = self.take(addr) {
+        while let Some(mut sender) = self.take(key) {
+            if !matches!(tokio::time::timeout(SETTLE, sender.ready()).await, Ok(Ok(()))) {
+                continue;
+            }
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((sender, response)),
                 Err(mut error) => match error.take_message() {
@@ -81,46 +113,39 @@ impl Pool {
                 },
             }
         }
-        let mut sender = connect(addr).await?;
+        let mut sender = connect(key.0).await?;
         let response = sender.send_request(request).await.map_err(unavailable)?;
         Ok((sender, response))
     }
 
-    fn take(&self, addr: SocketAddr) -> Option<Sender> {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_guest = idle.get_mut(&addr)?;
-        let sender = loop {
-            match of_guest.pop() {
-                Some(sender) if sender.is_ready() => break Some(sender),
-                Some(_) => {}
-                None => break None,
-            }
-        };
+    fn take(&self, key: &Key) -> Option<Sender> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_guest = all.get_mut(key)?;
+        of_guest.retain(Idle::is_usable);
+        let newest = of_guest.pop();
         if of_guest.is_empty() {
-            idle.remove(&addr);
+            all.remove(key);
         }
-        sender
+        newest.map(|idle| idle.sender)
     }
 
-    fn give_back(&self, addr: SocketAddr, sender: Sender) {
-        if sender.is_closed() {
+    fn give_back(&self, key: &Key, sender: Sender) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut count: usize = all.values().map(Vec::len).sum();
+        if count >= MAX_IDLE_ALL {
+            all.retain(|_, of_guest| {
+                of_guest.retain(Idle::is_usable);
+                !of_guest.is_empty()
+            });
+            count = all.values().map(Vec::len).sum();
+        }
+        let idle = Idle { sender, since: Instant::now() };
+        if count >= MAX_IDLE_ALL || !idle.is_usable() {
             return;
         }
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.values().map(Vec::len).sum::<usize>() >= MAX_IDLE_ALL {
-            idle.retain(|_, senders| {
-                senders.retain(|sender| !sender.is_closed());
-                !senders.is_empty()
-            });
-        }
-        let count = idle.values().map(Vec::len).sum::<usize>();
-        let of_guest = idle.entry(addr).or_default();
-        of_guest.retain(|sender| !sender.is_closed());
-        if of_guest.len() < MAX_IDLE && count < MAX_IDLE_ALL {
-            of_guest.push(sender);
-        }
-        if of_guest.is_empty() {
-            idle.remove(&addr);
+        let of_guest = all.entry(key.clone()).or_default();
+        if of_guest.len() < MAX_IDLE {
+            of_guest.push(idle);
         }
     }
 }
@@ -132,8 +157,7 @@ async fn connect(addr: SocketAddr) -> Result<Sender, Error> {
         .map_err(unavailable)?
         .map_err(unavailable)?;
     stream.set_nodelay(true).map_err(unavailable)?;
-    let (sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(unavailable)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unavailable)?;
     // Ends when the peer closes or the sender is dropped.
     tokio::spawn(connection);
     Ok(sender)
@@ -146,17 +170,23 @@ pub(crate) struct Answer {
     lease: Lease,
 }
 
-#[derive(Debug)]
 struct Lease {
     pool: Pool,
-    addr: SocketAddr,
+    key: Key,
     sender: Option<Sender>,
+}
+
+impl fmt::Debug for Lease {
+    /// The key holds a token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("addr", &self.key.0).finish_non_exhaustive()
+    }
 }
 
 impl Lease {
     fn end(&mut self) {
         if let Some(sender) = self.sender.take() {
-            self.pool.give_back(self.addr, sender);
+            self.pool.give_back(&self.key, sender);
         }
     }
 }

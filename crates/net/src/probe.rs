@@ -93,13 +93,17 @@ mod tests {
     async fn each_kind_of_answer_is_told_apart() {
         let ok = "HTTP/1.1 204 No Content\r\n\r\n";
         assert_eq!(probe(Some(ok)).await, Outcome::Answered(204));
-        assert_eq!(probe(Some("HTTP/1.1 500 No\r\ncontent-length: 9\r\n\r\n")).await, Outcome::Answered(500));
+        assert_eq!(
+            probe(Some("HTTP/1.1 500 No\r\ncontent-length: 9\r\n\r\n")).await,
+            Outcome::Answered(500)
+        );
         assert_eq!(probe(Some("SSH-2.0-x\r\n\r\n")).await, Outcome::Broken);
         assert_eq!(probe(None).await, Outcome::TimedOut);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         drop(listener);
-        let target = Target { addr, host: "x".into(), path: "/".into(), timeout: Duration::from_secs(1) };
+        let target =
+            Target { addr, host: "x".into(), path: "/".into(), timeout: Duration::from_secs(1) };
         assert_eq!(HttpProbe::new().probe(&target).await, Outcome::Refused);
     }
 }

@@ -1,7 +1,5 @@
 //! `process.Process/Start`: the request, and its stream of events as [`Output`].
 
-use std::collections::VecDeque;
-
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -20,7 +18,9 @@ pub(crate) fn request(command: &Command) -> request::Builder {
         .method(Method::POST)
         .uri("/process.Process/Start")
         .header(header::CONTENT_TYPE, "application/connect+json")
-        .header("connect-protocol-version", "1");
+        .header("connect-protocol-version", "1")
+        // Well below the pause that we allow, so that a silent process is not taken for a dead guest.
+        .header("keepalive-ping-interval", "15");
     if let Some(timeout) = command.timeout {
         request = request.header("connect-timeout-ms", timeout.as_millis().to_string());
     }
@@ -52,7 +52,7 @@ pub(crate) fn message(command: &Command) -> Result<Bytes, Error> {
 
 /// The events of a started process. An error before the first event is an error of the call.
 pub(crate) async fn output(body: BodyStream) -> Result<OutputStream, Error> {
-    let mut events = Events { body, envelopes: Envelopes::default(), ready: VecDeque::new(), is_over: false };
+    let mut events = Events { body, envelopes: Envelopes::default(), ended: None, is_over: false };
     let first = events.next().await.ok_or_else(|| unavailable("the stream was empty"))??;
     let rest = futures_util::stream::unfold(events, |mut events| async move {
         let event = events.next().await?;
@@ -64,24 +64,33 @@ pub(crate) async fn output(body: BodyStream) -> Result<OutputStream, Error> {
 struct Events {
     body: BodyStream,
     envelopes: Envelopes,
-    ready: VecDeque<Output>,
+    /// The end of the process, told when the stream's own end is read: the connection is free then.
+    ended: Option<Output>,
     is_over: bool,
 }
 
 impl Events {
     async fn next(&mut self) -> Option<Result<Output, Error>> {
         loop {
-            if let Some(output) = self.ready.pop_front() {
-                return Some(Ok(output));
-            }
             if self.is_over {
-                return None;
+                return self.ended.take().map(Ok);
             }
             match self.envelopes.next() {
                 Err(error) => return Some(self.over(error)),
-                Ok(Some(Envelope::End(None))) => self.is_over = true,
-                Ok(Some(Envelope::End(Some(error)))) => return Some(self.over(error)),
-                Ok(Some(Envelope::Message(message))) => self.ready.extend(outputs(&message)),
+                // Connect calls it an error that the time was over; the end event said so already.
+                Ok(Some(Envelope::End(error))) => {
+                    if let Some(error) = error.filter(|_| self.ended.is_none()) {
+                        return Some(self.over(error));
+                    }
+                    // Nothing follows but the end of the body.
+                    let _ = self.body.next().await;
+                    self.is_over = true;
+                }
+                Ok(Some(Envelope::Message(message))) => match output_of(&message) {
+                    Some(end @ Output::Ended { .. }) => self.ended = Some(end),
+                    Some(output) => return Some(Ok(output)),
+                    None => {}
+                },
                 Ok(None) => match self.body.next().await {
                     Some(Ok(bytes)) => self.envelopes.push(&bytes),
                     Some(Err(error)) => return Some(self.over(unavailable(error))),
@@ -101,20 +110,19 @@ impl Events {
 }
 
 /// What one message says; a keep-alive says nothing.
-fn outputs(message: &Value) -> Vec<Output> {
+fn output_of(message: &Value) -> Option<Output> {
     let event = &message["event"];
     let bytes = |field: &str| {
         let text = event["data"][field].as_str()?;
         BASE64.decode(text).ok().map(Bytes::from)
     };
     if let Some(pid) = event["start"]["pid"].as_u64() {
-        return vec![Output::Started { pid: pid.try_into().unwrap_or(0) }];
+        return Some(Output::Started { pid: pid.try_into().unwrap_or(0) });
     }
     if let Some(end) = event.get("end") {
         let code = end["exitCode"].as_i64().and_then(|code| code.try_into().ok()).unwrap_or(0);
         let timed_out = end["error"].as_str().is_some_and(|why| why.contains("time was over"));
-        return vec![Output::Ended { code, timed_out }];
+        return Some(Output::Ended { code, timed_out });
     }
-    let stdout = bytes("stdout").or_else(|| bytes("pty")).map(Output::Stdout);
-    stdout.into_iter().chain(bytes("stderr").map(Output::Stderr)).collect()
+    bytes("stdout").map(Output::Stdout).or_else(|| bytes("stderr").map(Output::Stderr))
 }
