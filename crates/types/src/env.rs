@@ -99,7 +99,10 @@ struct SystemClock;
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     fn now(&self) -> Timestamp {
-        Timestamp::now()
+        // Whole milliseconds, as the database keeps them: what is answered at once and what is
+        // read back later are the same.
+        let now = Timestamp::now();
+        Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
     }
 }
 
