@@ -38,7 +38,8 @@ fn rust_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 fn faults_of(path: &str, text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     // A file of tests says what it is for by its neighbour's name.
-    let is_tests = path.ends_with("tests.rs");
+    let is_tests =
+        path.ends_with("tests.rs") || (path.contains("/tests/") && !path.ends_with("main.rs"));
     if !text.starts_with("//!") && !is_tests {
         faults
             .push(format!("{path}:1: open the file with `//!`: what it is for, what it promises"));
