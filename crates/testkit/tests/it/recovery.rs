@@ -240,3 +240,24 @@ async fn a_restart_of_control_adopts_what_runs() {
     }
     assert_eq!(platform.provider.calls()[calls..], [], "nothing was asked of the provider");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_control_did_not_survive_begins_again_and_leaves_nothing() {
+    let platform = Platform::start().await;
+    let tenant = platform.tenant("clinic").await;
+    let sandbox = platform.sandbox(tenant, APP).await;
+    platform.provider.set_auto(Auto::Pending);
+    let made = platform.publish(tenant, &sandbox, "desk", app_request()).await.expect("saved");
+    let builds = || {
+        let is_build = |o: &Observed| o.owner == miosa_provider::Owner::Build(made.version.id);
+        platform.provider.observed().into_iter().filter(is_build).collect::<Vec<_>>()
+    };
+    let first = eventually("a build sandbox", async || Some(builds().first()?.key)).await;
+    platform.kill_control();
+    platform.provider.set_auto(Auto::Ready);
+    platform.start_control().await;
+    platform.until_state(tenant, made.deployment.id, "running").await;
+    eventually("that no build sandbox is left", async || builds().is_empty().then_some(())).await;
+    let calls = platform.provider.calls();
+    assert!(calls.contains(&miosa_provider::fake::Call::Delete(first)), "{calls:?}");
+}
