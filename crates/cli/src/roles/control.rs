@@ -66,6 +66,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let admin = tokio::net::TcpListener::from_std(admin)?;
     tasks.spawn(miosa_api::serve::admin(admin, state, stop.clone()));
     tasks.spawn(assembly::run(control.clone(), options, stop.clone()));
+    // Off the start's path: it waits for processes to die.
+    let sweep = tokio::spawn(sweep_foreign());
     wait_for_an_edge(&control.edges).await;
     ready.announce();
     tracing::info!(commit = BUILD.commit, "control serves");
@@ -74,7 +76,23 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         // One part that is gone without being told to is the end of all: a new control is better.
         stop.cancel();
     }
+    // Safe to cut at any point: the next start goes on where it ended.
+    sweep.abort();
     Ok(())
+}
+
+/// Removes what installations left on this host whose data folder is gone.
+async fn sweep_foreign() {
+    match miosa_provider_oci::sweep_foreign().await {
+        Ok(swept) => {
+            for installation in swept {
+                tracing::info!(%installation, "removed what a lost installation left");
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "what a lost installation left could not be removed");
+        }
+    }
 }
 
 /// Waits until an edge serves the first table, so that "ready" means that hosts answer. Control
