@@ -25,8 +25,8 @@ fn i(n: u128) -> InstanceId {
 
 /// Codes: `p` pending, `P` pending too long, `r` ready, `R` ready and held by an edge, `s` ready
 /// and suspect, `S` the same and held, `d` draining and held, `l` lost, `x` exited, `X` the
-/// next one of a crash loop.
-const CODES: &str = "pPrRsSdlxX";
+/// next one of a crash loop, `Y` the last of one before the next is seen.
+const CODES: &str = "pPrRsSdlxXY";
 
 fn replica(n: u128, code: char, version: u128) -> Seen {
     let phase = match code {
@@ -42,7 +42,7 @@ fn replica(n: u128, code: char, version: u128) -> Seen {
         version: v(version),
         phase,
         started_at: now() - age,
-        exits_in_a_row: if code == 'X' { CRASH_LOOP_BUDGET } else { 0 },
+        exits_in_a_row: if "XY".contains(code) { CRASH_LOOP_BUDGET } else { 0 },
         is_held: "RSd".contains(code),
         is_suspect: "sS".contains(code),
     }
@@ -92,7 +92,9 @@ fn each_situation_has_its_actions() {
         ("R2 R2 R2", dynamic(2), 2, vec![scale]),
         ("R2 R2 p2", dynamic(2), 2, vec![]), // a replacement on its way is none too many
         ("S2 R2", dynamic(2), 2, vec![]),
-        ("p2 p2", Some((1, true)), 1, vec![]), // files serve until the processes do
+        ("S1 S1 r2 p2", dynamic(1), 2, vec![]), // one that answers beats two that do not
+        ("R1 Y2", dynamic(1), 1, vec![scale]),  // how it ended is not known yet
+        ("p2 p2", Some((1, true)), 1, vec![]),  // files serve until the processes do
         ("r2 p2", Some((1, true)), 1, vec![]),
         ("r2 r2", Some((1, true)), 2, vec![]),
     ] {
