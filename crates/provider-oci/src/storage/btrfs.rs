@@ -149,7 +149,10 @@ fn make_image(image: &Path) -> Result<(), Error> {
             .tried("allocate pool.img")?;
     }
     // `single`: a second copy of the metadata in the same file protects from nothing.
-    run(Command::new("mkfs.btrfs").args(["-q", "-f", "-m", "single", "-d", "single"]).arg(&draft))?;
+    // `-K`: discarding would give back the blocks that were just allocated.
+    run(Command::new("mkfs.btrfs")
+        .args(["-q", "-f", "-K", "-m", "single", "-d", "single"])
+        .arg(&draft))?;
     fs_err::File::open(&draft).and_then(|file| file.sync_all()).tried("write pool.img")?;
     fs_err::rename(&draft, image).tried("name pool.img")
 }

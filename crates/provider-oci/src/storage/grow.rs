@@ -1,6 +1,6 @@
 //! Growing the loop file by need: how much is pure, a thread does it.
 //!
-//! The file starts small and grows, online, before it is full; it never takes the last of the
+//! The file starts as a share of the free disk and grows, online, before it is full; it never takes the last of the
 //! host's disk. It does not shrink.
 
 use std::{
@@ -18,13 +18,15 @@ use crate::sys::{btrfs, loopdev};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-/// Size of a new file.
-const FIRST: u64 = 2 * GIB;
+/// Bounds of the size of a new file, which is an eighth of what may be taken: a cushion for
+/// writers that are faster than growing. It waits for a commit of the filesystem, and a busy one
+/// takes seconds.
+const FIRST: std::ops::RangeInclusive<u64> = 2 * GIB..=32 * GIB;
 /// Less than this is of no use.
 const LEAST: u64 = 256 * MIB;
 /// How often the free room is looked at (one statvfs). A disk that writes 500 MB/s uses up a
-/// quarter of the room that is kept free between two looks.
-const PERIOD: Duration = Duration::from_millis(500);
+/// tenth of the room that is kept free between two looks.
+const PERIOD: Duration = Duration::from_millis(200);
 
 /// Room on the filesystem below. Unit: bytes.
 #[derive(Clone, Copy, Debug)]
@@ -47,13 +49,14 @@ impl Host {
 
 /// Size of a new file; `None` if the disk is too full. Unit: bytes.
 pub(super) fn first_size(host: Host) -> Option<u64> {
-    let size = FIRST.min(host.available()) / MIB * MIB;
+    let share = (host.available() / 8).clamp(*FIRST.start(), *FIRST.end());
+    let size = share.min(host.available()) / MIB * MIB;
     (size >= LEAST).then_some(size)
 }
 
 /// By how much to grow now, if at all. Unit: bytes.
 fn growth(pool: Host, host: Host) -> Option<u64> {
-    let wanted_free = (pool.total / 4).clamp(GIB, 8 * GIB);
+    let wanted_free = (pool.total / 2).clamp(GIB, 8 * GIB);
     if pool.free >= wanted_free {
         return None;
     }
@@ -173,6 +176,7 @@ mod tests {
             (host(2, 2), host(200, 100), None, "room enough"),
             (Host { total: 2 * GIB, free: GIB - 1 }, host(200, 100), Some(1), "small pool"),
             (host(20, 1), host(200, 100), Some(10), "by half"),
+            (host(20, 7), host(200, 100), Some(10), "long before it is full"),
             (host(100, 1), host(200, 100), Some(16), "at most 16 GiB at a time"),
             (host(20, 1), host(200, 12), Some(2), "what is left above the reserve"),
             (host(20, 0), host(200, 10), None, "never the reserve"),
@@ -183,8 +187,10 @@ mod tests {
     }
 
     #[test]
-    fn the_first_size_is_small_and_a_full_disk_is_refused() {
-        assert_eq!(first_size(host(200, 100)), Some(2 * GIB));
+    fn the_first_size_is_a_share_and_a_full_disk_is_refused() {
+        assert_eq!(first_size(host(2000, 1000)), Some(32 * GIB));
+        assert_eq!(first_size(host(200, 90)), Some(10 * GIB));
+        assert_eq!(first_size(host(20, 9)), Some(2 * GIB));
         assert_eq!(first_size(host(20, 2)), Some(GIB));
         assert_eq!(first_size(host(20, 1)), None);
     }
