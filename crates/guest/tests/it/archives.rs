@@ -1,3 +1,5 @@
+//! Archives both ways: what comes back, what other programs make, what a hostile one tries.
+
 use std::{io::Read as _, path::Path};
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! One file's bytes and what the file system says about it, by the user's rights.
+
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use miosa_types::guest::{Error, FileType, Guest as _};

@@ -1,3 +1,5 @@
+//! Start, output, input, signals, users, environment, ports.
+
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;

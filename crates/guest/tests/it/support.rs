@@ -1,3 +1,5 @@
+//! A guest to test: started on a loopback address of its own, killed when dropped.
+
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
