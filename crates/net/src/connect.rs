@@ -40,6 +40,8 @@ fn by_code(code: &str, message: String) -> Error {
     match code {
         "not_found" => Error::NotFound { what: message },
         "resource_exhausted" if message.contains("space") => Error::NoSpace,
+        // The protocol gives an unknown user the code of a wrong token.
+        "unauthenticated" if message.contains("user ") => Error::Invalid { reason: message },
         "internal" | "unavailable" | "unauthenticated" | "deadline_exceeded" => {
             unavailable(message)
         }
@@ -125,5 +127,7 @@ mod tests {
         assert!(matches!(of(400, r#"{"code":400,"message":"a folder"}"#), Error::Invalid { .. }));
         assert!(matches!(of(500, "oops"), Error::Unavailable { .. }));
         assert!(matches!(of(401, r#"{"code":"unauthenticated"}"#), Error::Unavailable { .. }));
+        let user = r#"{"code":"unauthenticated","message":"user 'x' does not exist"}"#;
+        assert!(matches!(of(401, user), Error::Invalid { .. }));
     }
 }

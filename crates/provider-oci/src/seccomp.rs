@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 
 /// Flags of clone(2) that make namespaces, CLONE_NEWTIME aside (only unshare and clone3 know it).
 const NAMESPACES: u64 = 0x7e02_0000;
-/// Families of socket(2): AF_ALG (38) and AF_VSOCK (40) lead out of the workload's namespaces.
-const REFUSED_FAMILIES: [u64; 2] = [38, 40];
+/// Families of socket(2): AF_UNIX, AF_INET, AF_INET6, AF_NETLINK. Others, AF_ALG and AF_VSOCK
+/// among them, lead out of the workload's namespaces.
+const FAMILIES: [u64; 4] = [1, 2, 10, 16];
 /// Values of personality(2): Linux, and reading it, with and without 32-bit variants.
 const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
@@ -83,12 +84,14 @@ fn make() -> Value {
             "args": [{ "index": 0, "value": value, "op": "SCMP_CMP_EQ" }],
         }));
     }
-    // Conditions of one rule hold together.
-    let families: Vec<Value> = REFUSED_FAMILIES
-        .iter()
-        .map(|family| json!({ "index": 0, "value": family, "op": "SCMP_CMP_NE" }))
-        .collect();
-    rules.push(json!({ "names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": families }));
+    // One rule for each family: crun takes several conditions on one argument for alternatives.
+    for family in FAMILIES {
+        rules.push(json!({
+            "names": ["socket"],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [{ "index": 0, "value": family, "op": "SCMP_CMP_EQ" }],
+        }));
+    }
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": 1,

@@ -67,6 +67,9 @@ impl Request {
                 return error(field, "must be at most 8192 bytes without a zero byte");
             }
         }
+        if self.port == Some(miosa_types::guest::PORT) {
+            return error("port", "must be another: this one is the platform's own");
+        }
         if self.port == Some(0) {
             return error("port", "must be from 1 to 65535");
         }
@@ -174,6 +177,7 @@ mod tests {
         };
         assert_eq!(check(r#"{"start_command":"npm start","port":3000,"extra":1}"#), Ok(()));
         assert_eq!(check(r#"{"port":0}"#), Err("port"));
+        assert_eq!(check(r#"{"port":49983}"#), Err("port"));
         assert_eq!(check(r#"{"health_check_path":"healthz"}"#), Err("health_check_path"));
         assert_eq!(check(r#"{"output_path":"../../etc"}"#), Err("output_path"));
         assert_eq!(check(r#"{"env":{"A B":"1"}}"#), Err("env"));
