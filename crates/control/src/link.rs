@@ -66,7 +66,7 @@ pub struct Link {
 pub fn bind(socket: &Socket) -> io::Result<UnixListener> {
     let folder = socket.path.parent().unwrap_or(Path::new("/"));
     fs_err::create_dir_all(folder)?;
-    let fresh = folder.join(format!(".link-{}.sock", std::process::id()));
+    let fresh = folder.join(format!(".new-{}.sock", std::process::id()));
     match fs_err::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

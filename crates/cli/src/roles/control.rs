@@ -5,7 +5,7 @@
 
 use std::{
     os::unix::fs::{PermissionsExt as _, chown},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +17,6 @@ use miosa_control::{Control, assembly, driver::Steps, edges::Edges, link, monito
 use miosa_provider_oci::{OciConfig, OciProvider, template::Templates};
 use miosa_store::Store;
 use miosa_types::Env;
-use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{EDGE_USER, inherited};
@@ -55,11 +54,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     make_run_dir(&settings.run_dir())?;
     let control = open(settings).await?;
     let steps = Steps::default();
-    let options = assembly::Options {
-        link: link::Socket { path: settings.link_socket(), owner: Some((EDGE_USER, EDGE_USER)) },
-        steps: steps.clone(),
-    };
-    let api_socket = bind_for_edge(&settings.api_socket())?;
+    let options =
+        assembly::Options { link: for_edge(settings.link_socket()), steps: steps.clone() };
+    let api_socket = link::bind(&for_edge(settings.api_socket()))?;
     let state = AppState::new(control.clone(), steps, BUILD);
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(miosa_api::serve::unix(api_socket, state.clone(), stop.clone(), API_DRAIN));
@@ -200,16 +197,7 @@ fn make_run_dir(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A Unix socket that the edge may connect to; one left behind is replaced in one step.
-fn bind_for_edge(path: &Path) -> anyhow::Result<UnixListener> {
-    let fresh = path.with_extension(format!("{}.new", std::process::id()));
-    match fs_err::remove_file(&fresh) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&fresh)?;
-    chown(&fresh, Some(EDGE_USER), Some(EDGE_USER))?;
-    fs_err::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
-    fs_err::rename(&fresh, path)?;
-    Ok(listener)
+/// A Unix socket that the edge's user may connect to.
+const fn for_edge(path: PathBuf) -> link::Socket {
+    link::Socket { path, owner: Some((EDGE_USER, EDGE_USER)) }
 }
