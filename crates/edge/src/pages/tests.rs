@@ -119,6 +119,20 @@ async fn programs_get_a_code() {
     assert_eq!(json["error"]["code"], "FAILED");
 }
 
+#[test]
+fn a_logo_that_is_lost_leaves_the_name() {
+    let (page, _) = html(&Page::Stopped.words(), &brand());
+    let header = page.split_once("<header>").unwrap().1.split_once("</header>").unwrap().0;
+    // A picture without a text of its own is not drawn as broken.
+    assert!(
+        header.contains("<img src=\"https://cdn.cliniciq.test/logo.svg?a=1&amp;b=2\" alt=\"\"")
+    );
+    assert!(
+        header.ends_with("<span>Clinic&lt;IQ&gt; &amp; &quot;friends&quot;</span>"),
+        "{header}"
+    );
+}
+
 /// Writes every page to the folder in `PAGES_DIR`, to be looked at in a browser.
 #[test]
 fn pages_can_be_looked_at() {
@@ -126,14 +140,28 @@ fn pages_can_be_looked_at() {
         eprintln!("skipped: PAGES_DIR is not set");
         return;
     };
-    let dark = Branding { background_color: Some("#1e1b4b".into()), ..brand() };
-    for (name, branding) in [("neutral", Branding::default()), ("brand", brand()), ("dark", dark)] {
-        let branding =
-            Branding { name: branding.name.map(|_| "ClinicIQ".into()), logo_url: None, ..branding };
+    let plain = Branding { name: Some("ClinicIQ".into()), logo_url: None, ..brand() };
+    let colored = |primary: &str| Branding { primary_color: Some(primary.into()), ..plain.clone() };
+    let long =
+        "Universitätsklinikum Schleswig-Holstein Donaudampfschifffahrtsgesellschaft_und_Söhne";
+    let icon = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'%3E\
+                %3Ccircle cx='4' cy='4' r='4' fill='teal'/%3E%3C/svg%3E";
+    let brands = [
+        ("neutral", Branding::default()),
+        ("brand", plain.clone()),
+        ("navy", colored("#0f172a")),
+        ("yellow", colored("#ffe600")),
+        ("ground", Branding { background_color: Some("#1e1b4b".into()), ..plain.clone() }),
+        ("lost", brand()),
+        ("icon", Branding { logo_url: Some(icon.into()), ..plain.clone() }),
+        ("long", Branding { name: Some(long.into()), ..brand() }),
+    ];
+    for (name, branding) in brands {
         for page in ALL {
-            let (html, _) = html(&page.words(), &branding);
+            let (html, policy) = html(&page.words(), &branding);
             let code = page.status().1.to_ascii_lowercase();
             fs_err::write(format!("{dir}/{name}-{code}.html"), html).unwrap();
+            fs_err::write(format!("{dir}/{name}-{code}.csp"), policy).unwrap();
         }
     }
 }
