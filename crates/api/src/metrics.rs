@@ -1,23 +1,68 @@
 //! `/metrics` in the text format of Prometheus, read at the moment it is asked for.
 //!
 //! Promises: a gauge shows what was observed; while nothing is known of the provider
-//! `platform_provider_known` is 0 and the gauges of replicas and slots are left out.
+//! `platform_provider_known` is 0 and the gauges of replicas and slots are left out. The counters
+//! of this machine's edge are asked of the edge itself: while it is away `miosa_edge_up` is 0 and
+//! the rest is there all the same.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
 use miosa_provider::{Observed, Owner, Phase};
+use tokio::{io::AsyncReadExt as _, net::UnixStream};
 
 use crate::{AppState, health};
 
-/// The admin listener's routes.
-pub fn router(state: AppState) -> Router {
+/// How long the edge may take to tell its counters.
+const EDGE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Most bytes that are read of them.
+const MAX_EDGE: u64 = 1024 * 1024;
+
+/// The admin listener's routes. `edge` is the socket on which this machine's edge tells its
+/// counters.
+pub fn router(state: AppState, edge: PathBuf) -> Router {
+    let metrics = move |State(state): State<AppState>| metrics(state, edge.clone());
     Router::new().route("/metrics", get(metrics)).merge(health::routes()).with_state(state)
 }
 
-async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
+async fn metrics(state: AppState, edge: PathBuf) -> impl IntoResponse {
     const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, TEXT)], text(&state))
+    let told = tokio::time::timeout(EDGE_DEADLINE, ask_edge(&edge)).await;
+    let told = told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    if let Err(error) = &told {
+        tracing::debug!(%error, "the edge does not tell its metrics");
+    }
+    ([(header::CONTENT_TYPE, TEXT)], text(&state) + &of_edge(told.ok().as_deref()))
+}
+
+/// Everything that the edge tells before it closes.
+async fn ask_edge(socket: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    UnixStream::connect(socket).await?.take(MAX_EDGE).read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+/// What the edge told, as part of the page. It faces the internet, so it is not trusted to speak
+/// for anyone else: only lines about its own metrics are passed on.
+fn of_edge(told: Option<&str>) -> String {
+    let mut out = Text::default();
+    out.family("miosa_edge_up", "gauge", "1 if the edge of this machine told its metrics");
+    out.sample("miosa_edge_up", &[], u8::from(told.is_some()));
+    let is_own = |line: &&str| {
+        let rest = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+        rest.unwrap_or(line).starts_with("edge_")
+    };
+    for line in told.unwrap_or_default().lines().filter(is_own) {
+        out.line(format_args!("{line}\n"));
+    }
+    out.0
 }
 
 fn text(state: &AppState) -> String {
@@ -155,5 +200,31 @@ mod tests {
         let mut out = Text::default();
         out.sample("a", &[("b", "c\"d\\\n")], 1);
         assert_eq!(out.0, "a{b=\"c\\\"d\\\\\\n\"} 1\n");
+    }
+    #[test]
+    fn an_edge_speaks_for_itself_only() {
+        let told = "# HELP edge_held_total Held.\n# TYPE edge_held_total counter\n\
+                    edge_held_total 3\nplatform_edges 99\n# TYPE up gauge\n# EOF\n";
+        let text = of_edge(Some(told));
+        assert!(text.contains("\nmiosa_edge_up 1\n"), "{text}");
+        let own = "# HELP edge_held_total Held.\n# TYPE edge_held_total counter\n\
+                   edge_held_total 3\n";
+        assert!(text.ends_with(own), "{text}");
+        assert!(!text.contains("platform_edges") && !text.contains("EOF"), "{text}");
+        assert!(of_edge(None).ends_with("\nmiosa_edge_up 0\n"));
+    }
+
+    #[tokio::test]
+    async fn an_edge_that_is_away_is_an_error_and_one_that_is_there_is_read_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.sock");
+        assert!(ask_edge(&path).await.is_err());
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let told = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"edge_a 1\n").await.unwrap();
+        };
+        let (asked, ()) = tokio::join!(ask_edge(&path), told);
+        assert_eq!(asked.unwrap(), "edge_a 1\n");
     }
 }

@@ -3,7 +3,7 @@
 //! Promises: on `stop` no new connection is taken, requests under way are finished within
 //! `drain`, idle connections are closed at once; a peer that never finishes its header is cut.
 
-use std::{io, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -41,13 +41,15 @@ pub async fn unix(
     serve(listener, app, stop, drain).await
 }
 
-/// Serves `/metrics` and `/health` on `listener` until `stop`.
+/// Serves `/metrics` and `/health` on `listener` until `stop`. `edge` is the socket on which this
+/// machine's edge tells its metrics.
 pub async fn admin(
     listener: TcpListener,
     state: AppState,
+    edge: PathBuf,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let app = metrics::router(state);
+    let app = metrics::router(state, edge);
     serve(listener, app, stop, Duration::from_secs(1)).await
 }
 

@@ -236,6 +236,11 @@ impl Settings {
         self.data_dir.join("edge")
     }
 
+    /// Where the edge tells its metrics.
+    pub(crate) fn edge_metrics_socket(&self) -> PathBuf {
+        self.edge_dir().join("metrics.sock")
+    }
+
     pub(crate) fn database_dir(&self) -> PathBuf {
         self.data_dir.join("db")
     }

@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use crate::config::Limits;
+use crate::{config::Limits, metrics::Traffic};
 
 /// Bytes of a head that are kept; a longer head is refused by hyper.
 const MAX_HEAD: usize = 40 * 1024;
@@ -36,9 +36,15 @@ pub(crate) struct ConnState {
     /// The connection speaks something else than HTTP by now.
     tunnel: AtomicBool,
     head: Mutex<Vec<u8>>,
+    traffic: Traffic,
 }
 
 impl ConnState {
+    /// Of a new connection, whose bytes are counted in `traffic`.
+    pub(crate) fn counted_in(traffic: &Traffic) -> Self {
+        Self { traffic: traffic.clone(), ..Self::default() }
+    }
+
     /// A request was read; its answer has ended when the guard is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> Busy {
         self.active.fetch_add(1, Relaxed);
@@ -133,6 +139,12 @@ impl<S> ClientIo<S> {
         }
     }
 
+    fn sent(&self, result: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = result {
+            self.state.traffic.sent.inc_by(*bytes as u64);
+        }
+    }
+
     /// Turns a write that has waited for too long into an error.
     fn wrote<T>(
         &mut self,
@@ -159,6 +171,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
         match Pin::new(&mut this.stream).poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
                 if buf.filled().len() > before {
+                    this.state.traffic.received.inc_by((buf.filled().len() - before) as u64);
                     this.saw(&buf.filled()[before..]);
                 }
                 Poll::Ready(Ok(()))
@@ -180,6 +193,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.sent(&result);
         this.wrote(result, cx)
     }
 
@@ -190,6 +204,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.sent(&result);
         this.wrote(result, cx)
     }
 

@@ -41,7 +41,7 @@ mod workers;
 
 use std::{io, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{net::UnixListener, sync::watch, task::JoinSet};
 
 pub use body::Body;
 pub use config::{EdgeConfig, Limits, Listeners};
@@ -82,9 +82,14 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Counters in the OpenMetrics text format.
+    /// Counters in the text format of Prometheus.
     pub fn metrics(&self) -> String {
         self.metrics.encode()
+    }
+
+    /// Gives the counters to everyone who connects to `listener`. Runs until it is dropped.
+    pub async fn serve_metrics(self, listener: UnixListener) {
+        metrics::serve(&self.metrics, listener).await;
     }
 }
 

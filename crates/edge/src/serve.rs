@@ -53,7 +53,7 @@ pub(crate) async fn connection(
     let _ = stream.set_nodelay(true);
     let shared = worker.shared.clone();
     shared.metrics.connections.inc();
-    let state = Arc::<ConnState>::default();
+    let state = Arc::new(ConnState::counted_in(&shared.metrics.traffic));
     if is_https {
         match tls::accept(&shared.live, stream, shared.config.limits.handshake).await {
             Ok(accepted) => {

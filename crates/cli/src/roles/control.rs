@@ -61,7 +61,12 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(miosa_api::serve::unix(api_socket, state.clone(), stop.clone(), API_DRAIN));
     let admin = tokio::net::TcpListener::from_std(admin)?;
-    tasks.spawn(miosa_api::serve::admin(admin, state, stop.clone()));
+    tasks.spawn(miosa_api::serve::admin(
+        admin,
+        state,
+        settings.edge_metrics_socket(),
+        stop.clone(),
+    ));
     tasks.spawn(assembly::run(control.clone(), options, stop.clone()));
     // Off the start's path: it waits for processes to die.
     let sweep = tokio::spawn(sweep_foreign());

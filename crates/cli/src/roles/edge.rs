@@ -41,6 +41,8 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
         env,
         limits: Limits::default(),
     };
+    // Bound before the rights to do so are gone; it gets its name once this edge serves.
+    let metrics = MetricsSocket::bind(relative(settings.edge_metrics_socket()))?;
     if rustix::process::geteuid().is_root() {
         let confined = miosa_edge::privileges::confine(EDGE_USER, EDGE_USER, &config.dir)
             .context("the edge could not give up its rights")?;
@@ -51,8 +53,43 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
     runtime.block_on(async {
         super::watch_for_the_end(stop.clone(), inherited::lifeline()?)?;
         let ended = stop.cancelled_owned();
-        miosa_edge::run(config, listeners, |_| ready.announce(), ended).await.context("the edge")
+        let ready = |handle| {
+            metrics.serve(handle);
+            ready.announce();
+        };
+        miosa_edge::run(config, listeners, ready, ended).await.context("the edge")
     })
+}
+
+/// Where this edge tells its metrics. The name belongs to the edge that serves: one that is still
+/// starting does not take it from the one before.
+struct MetricsSocket {
+    listener: std::os::unix::net::UnixListener,
+    fresh: PathBuf,
+    path: PathBuf,
+}
+
+impl MetricsSocket {
+    fn bind(path: PathBuf) -> anyhow::Result<Self> {
+        let fresh = path.with_extension("new");
+        match fs_err::remove_file(&fresh) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let listener = std::os::unix::net::UnixListener::bind(&fresh)
+            .with_context(|| format!("cannot listen on {}", fresh.display()))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, fresh, path })
+    }
+
+    /// Inside the runtime. An edge that cannot be measured still serves.
+    fn serve(self, handle: miosa_edge::Handle) {
+        let named = fs_err::rename(&self.fresh, &self.path);
+        match named.and_then(|()| tokio::net::UnixListener::from_std(self.listener)) {
+            Ok(listener) => drop(tokio::spawn(handle.serve_metrics(listener))),
+            Err(error) => tracing::warn!(%error, "the edge's metrics cannot be asked for"),
+        }
+    }
 }
 
 fn listeners(
