@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use miosa_types::{Env, InstallationId};
 
-use crate::layers::LayerSource;
+use crate::{layers::LayerSource, template::Templates};
 
 /// Settings of [`crate::OciProvider`].
 #[derive(Clone, Debug)]
@@ -14,8 +14,8 @@ pub struct OciConfig {
     /// Folder of durable data; the provider keeps to `<data_dir>/oci` and the storage pool's
     /// place. It must not lie on an overlay.
     pub data_dir: PathBuf,
-    /// Folder that installations share: templates.
-    pub cache_dir: PathBuf,
+    /// What workloads start from; installations share them.
+    pub templates: Templates,
     /// Time, ids, randomness.
     pub env: Env,
     /// Where artifact layers come from.

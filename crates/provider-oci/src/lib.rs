@@ -47,7 +47,7 @@ use tokio::sync::Semaphore;
 
 pub use config::OciConfig;
 pub use layers::LayerSource;
-pub use sweep::sweep_foreign;
+pub use sweep::{Removed, remove, sweep_foreign};
 
 use converge::{Request, Workloads, unavailable};
 use host::{Host, Shared};
@@ -230,7 +230,7 @@ fn open_host(
         network,
         userns,
         storage,
-        templates: Templates::open(&config.cache_dir).setting("template cache")?,
+        templates: config.templates.clone(),
         layers: layers.setting("layers")?,
         board: Board::default(),
         starts: Semaphore::new(cores + 1),

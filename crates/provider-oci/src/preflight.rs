@@ -7,11 +7,15 @@ use rustix::fs::statfs;
 
 use crate::cgroup::Cgroups;
 
-/// Programs that are run, and the Debian package of each.
-const PROGRAMS: [(&str, &str); 3] =
-    [("crun", "crun"), ("nft", "nftables"), ("mkfs.btrfs", "btrfs-progs")];
-/// Only to build a template.
-const BUILD_PROGRAMS: [(&str, &str); 1] = [("mmdebstrap", "mmdebstrap")];
+/// Programs that are run, the Debian package of each, and what only some need it for.
+const PROGRAMS: [(&str, &str, Option<&str>); 6] = [
+    ("crun", "crun", None),
+    ("nft", "nftables", None),
+    ("mkfs.btrfs", "btrfs-progs", None),
+    ("mkfs.ext4", "e2fsprogs", Some("where btrfs does not work")),
+    ("mmdebstrap", "mmdebstrap", Some("to build a template")),
+    ("npm", "npm", Some("to build a template with npm packages, as the default one")),
+];
 const FOLDERS: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 /// `OVERLAYFS_SUPER_MAGIC` of `<linux/magic.h>`.
@@ -29,17 +33,7 @@ pub(crate) fn look(data_dir: &Path) -> Vec<Missing> {
     if !rustix::process::geteuid().is_root() {
         missing.push(fatal("root", "run as root: namespaces, mounts and cgroups need it"));
     }
-    for (program, package) in PROGRAMS {
-        if !is_installed(program) {
-            missing.push(fatal(program, &format!("apt-get install {package}")));
-        }
-    }
-    for (program, package) in BUILD_PROGRAMS {
-        if !is_installed(program) {
-            let hint = format!("apt-get install {package} (needed to build a template)");
-            missing.push(Missing { what: program.into(), hint, is_fatal: false });
-        }
-    }
+    missing.extend(programs(is_installed));
     if let Err(error) = Cgroups::detect() {
         missing.push(fatal("cgroups", &format!("mount a cgroup hierarchy: {error}")));
     }
@@ -59,8 +53,24 @@ fn fatal(what: &str, hint: &str) -> Missing {
     Missing { what: what.into(), hint: hint.into(), is_fatal: true }
 }
 
+/// The programs that are not there.
+fn programs(is_there: impl Fn(&str) -> bool) -> Vec<Missing> {
+    let absent = PROGRAMS.iter().filter(|(program, ..)| !is_there(program));
+    let missing = absent.map(|(program, package, purpose)| Missing {
+        what: match purpose {
+            None => (*program).to_owned(),
+            Some(purpose) => format!("{program}, needed {purpose}"),
+        },
+        hint: format!("apt-get install {package}"),
+        is_fatal: purpose.is_none(),
+    });
+    missing.collect()
+}
+
 fn is_installed(program: &str) -> bool {
-    FOLDERS.iter().any(|folder| Path::new(folder).join(program).exists())
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = FOLDERS.iter().map(PathBuf::from).chain(std::env::split_paths(&path));
+    folders.into_iter().any(|folder| folder.join(program).exists())
 }
 
 /// The nearest folder that is there decides.
@@ -85,6 +95,21 @@ fn setting(name: &str, least: u64, what: &str) -> Option<Missing> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_program_that_is_missing_is_named_with_its_package() {
+        assert_eq!(programs(|_| true), []);
+        let missing = programs(|_| false);
+        assert_eq!(missing.len(), PROGRAMS.len());
+        for (one, (program, package, purpose)) in missing.iter().zip(PROGRAMS) {
+            assert!(one.what.starts_with(program), "{one:?}");
+            assert_eq!(one.hint, format!("apt-get install {package}"));
+            assert_eq!(one.is_fatal, purpose.is_none());
+        }
+        let only = programs(|program| program != "nft");
+        assert_eq!(only[0].hint, "apt-get install nftables");
+        assert_eq!(only.len(), 1);
+    }
 
     #[test]
     fn what_is_there_is_not_missing() {

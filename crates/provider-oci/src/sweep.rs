@@ -169,6 +169,35 @@ pub(crate) fn remove_rest(names: &Names, data_dir: &Path) -> io::Result<()> {
     files::remove_file(&names.registration())
 }
 
+/// What [`remove`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Sandboxes, builds, versions and slots of the pool.
+    pub workloads: usize,
+    /// Their replicas.
+    pub instances: usize,
+}
+
+/// Ends every workload of an installation that no provider has open, and removes every host object
+/// of it. Can be repeated.
+pub async fn remove(installation: InstallationId, data_dir: &Path) -> io::Result<Removed> {
+    let folder = data_dir.join("oci");
+    // The folder is the operator's: without this mark it would be taken for one that is gone, of
+    // which nothing is to be left.
+    fs_err::create_dir_all(&folder)?;
+    let count = |of: &str| match fs_err::read_dir(folder.join(of)) {
+        Ok(entries) => entries.count(),
+        Err(_) => 0,
+    };
+    let removed = Removed { workloads: count("workloads"), instances: count("instances") };
+    // None after a restart of the machine: nothing of its network is left then.
+    let known: Option<Registration> = files::read_json(&Names::new(installation).registration())?;
+    let subnet = known.and_then(|registration| registration.subnet);
+    let registration = Registration { data_dir: data_dir.to_owned(), subnet };
+    remove_foreign(installation, registration).await?;
+    Ok(removed)
+}
+
 /// Removes every host object of installations whose data folder is gone. Returns their ids.
 pub async fn sweep_foreign() -> io::Result<Vec<InstallationId>> {
     let mut swept = Vec::new();

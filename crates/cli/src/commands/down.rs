@@ -1,20 +1,20 @@
 //! `miosa down`: stops the platform of a data folder and removes every workload and host object.
 //!
 //! Promises: it can be repeated; what is durable (database, artifacts, keys) stays, so that `up`
-//! brings every app back.
+//! brings every app back. It opens nothing that it would only have to close again.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use miosa_artifact::ArtifactStore;
+use miosa_provider_oci::Removed;
 use miosa_store::{Store, installations};
-use miosa_types::Env;
+use serde_json::json;
 
 use super::block_on;
 use crate::{
-    logging::progress,
-    roles::{self, control::open_provider},
+    logging::{progress, result},
+    roles,
     settings::{Options, Settings},
     supervisor,
 };
@@ -25,6 +25,9 @@ pub(crate) struct Arguments {
     /// Data folder of the platform.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/miosa")]
     data_dir: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
     /// The platform is stopped already, by the caller, who holds its lock.
     #[arg(long, hide = true)]
     stopped: bool,
@@ -34,24 +37,72 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     roles::require_root("down")?;
     let settings = Settings::load(&Options::for_data_dir(&arguments.data_dir))?;
     if !settings.database().exists() {
-        progress(&format!("nothing to do: {} holds no platform", settings.data_dir.display()));
+        say(arguments, None, false);
         return Ok(());
     }
-    if !arguments.stopped && supervisor::stop_running(&settings.data_dir)? {
-        progress("the platform has stopped");
-    }
-    block_on(remove(&settings))?;
-    progress("workloads and host objects are removed; apps and data stay");
+    let was_running = !arguments.stopped && supervisor::stop_running(&settings.data_dir)?;
+    let removed = block_on(remove(&settings))?;
+    say(arguments, removed, was_running);
     Ok(())
 }
 
-async fn remove(settings: &Settings) -> anyhow::Result<()> {
+async fn remove(settings: &Settings) -> anyhow::Result<Option<Removed>> {
     let store = Store::open_sqlite(&settings.database()).await.context("the database")?;
     let found = installations::find(&mut *store.conn().await?).await?;
-    let Some(installation) = found else { return Ok(()) };
-    let artifacts = ArtifactStore::open(&settings.artifacts_dir())?;
-    let provider: Arc<_> =
-        open_provider(settings, installation, &Env::system(), &artifacts).await?;
-    provider.remove_everything().await.context("something of the installation is left")?;
-    Ok(())
+    let Some(installation) = found else { return Ok(None) };
+    let removed = miosa_provider_oci::remove(installation, &settings.data_dir).await;
+    removed.map(Some).context("something of the installation is left; run `down` again")
+}
+
+fn say(arguments: &Arguments, removed: Option<Removed>, was_running: bool) {
+    if arguments.json {
+        let removed = removed.unwrap_or_default();
+        let Removed { workloads, instances } = removed;
+        let answer = json!({
+            "was_running": was_running, "workloads": workloads, "instances": instances,
+        });
+        result(&answer.to_string());
+        return;
+    }
+    let sentence = sentence(&arguments.data_dir.display().to_string(), removed, was_running);
+    // Of `up --ephemeral`, whose standard output is the operator's.
+    if arguments.stopped {
+        progress(&sentence);
+    } else {
+        result(&sentence);
+    }
+}
+
+fn sentence(data_dir: &str, removed: Option<Removed>, was_running: bool) -> String {
+    let Some(Removed { workloads, instances }) = removed else {
+        return format!("nothing to do: {data_dir} holds no platform");
+    };
+    if (workloads, instances, was_running) == (0, 0, false) {
+        return format!("nothing to do: nothing runs on {data_dir}; apps and data stay");
+    }
+    let stopped = if was_running { "stopped the platform and " } else { "" };
+    format!(
+        "{stopped}removed {workloads} workloads ({instances} instances) with their networks and \
+         volumes; apps and data stay in {data_dir}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_says_what_is_gone() {
+        assert_eq!(sentence("/d", None, false), "nothing to do: /d holds no platform");
+        let removed = Removed { workloads: 4, instances: 3 };
+        let line = sentence("/d", Some(removed), true);
+        assert_eq!(
+            line,
+            "stopped the platform and removed 4 workloads (3 instances) with their networks and \
+             volumes; apps and data stay in /d"
+        );
+        let none = sentence("/d", Some(Removed::default()), false);
+        assert_eq!(none, "nothing to do: nothing runs on /d; apps and data stay");
+        assert!(sentence("/d", Some(removed), false).starts_with("removed 4 workloads"));
+    }
 }

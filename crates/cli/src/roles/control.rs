@@ -125,9 +125,8 @@ async fn open(settings: &Settings) -> anyhow::Result<Arc<Control>> {
     let installation =
         bootstrap::run(&store, &env, &domains, &settings.operator_key_file()).await?;
     let artifacts = ArtifactStore::open(&settings.artifacts_dir())?;
-    ensure_default_template(settings).await?;
-    let provider = open_provider(settings, installation, &env, &artifacts).await?;
-    let templates = Templates::open(&settings.cache_dir)?;
+    let templates = open_templates(settings).await?;
+    let provider = open_provider(settings, installation, &env, &artifacts, &templates).await?;
     let epoch = u64::try_from(env.now().as_millisecond()).unwrap_or(0);
     let control = Control {
         store,
@@ -157,16 +156,17 @@ async fn open(settings: &Settings) -> anyhow::Result<Arc<Control>> {
 }
 
 /// Opens the provider of this machine.
-pub(crate) async fn open_provider(
+async fn open_provider(
     settings: &Settings,
     installation: miosa_types::InstallationId,
     env: &Env,
     artifacts: &ArtifactStore,
+    templates: &Templates,
 ) -> anyhow::Result<Arc<OciProvider>> {
     let config = OciConfig {
         installation,
         data_dir: settings.data_dir.clone(),
-        cache_dir: settings.cache_dir.clone(),
+        templates: templates.clone(),
         env: env.clone(),
         layers: Arc::new(layers::FromArtifacts::new(artifacts.clone())),
         trust_host_ca: settings.file.sandbox.trust_host_ca,
@@ -174,13 +174,13 @@ pub(crate) async fn open_provider(
     OciProvider::open(config).await.context("this machine cannot run sandboxes; see `doctor`")
 }
 
-/// Builds the default template if the cache lacks it.
-async fn ensure_default_template(settings: &Settings) -> anyhow::Result<()> {
+/// Opens the cache; builds the default template if it is not there.
+async fn open_templates(settings: &Settings) -> anyhow::Result<Templates> {
     let cache = settings.cache_dir.clone();
     tokio::task::spawn_blocking(move || {
         let templates = Templates::open(&cache)?;
         templates.build_default(&progress_line)?;
-        anyhow::Ok(())
+        anyhow::Ok(templates)
     })
     .await
     .context("the template's builder ended")?

@@ -250,7 +250,10 @@ impl Storage {
     /// be whole: after `rm -rf` of a data folder its pool is still mounted.
     pub fn destroy_at(data_dir: &Path) -> Result<(), Error> {
         let files = Files::of(data_dir);
-        if files.kind.exists() {
+        let kind = fs_err::read(&files.kind).ok();
+        let kind = kind.and_then(|text| serde_json::from_slice(&text).ok());
+        // Subvolumes of a disk that stays are removed one by one; all others go with their files.
+        if kind == Some(StorageKind::Btrfs) {
             match Self::open(data_dir) {
                 Ok(storage) => return storage.destroy(),
                 Err(error) => {
@@ -258,7 +261,7 @@ impl Storage {
                 }
             }
         }
-        remove_files(StorageKind::BtrfsLoop, &files)
+        remove_files(kind.unwrap_or(StorageKind::BtrfsLoop), &files)
     }
 
     /// Sees the limit hold: writes past it must fail.

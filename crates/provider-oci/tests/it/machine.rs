@@ -118,7 +118,7 @@ impl Machine {
         let config = OciConfig {
             installation: self.installation,
             data_dir: self.folder.path().to_owned(),
-            cache_dir: CACHE.into(),
+            templates: Templates::open(Path::new(CACHE)).unwrap(),
             env: self.env.clone(),
             layers: self.artifacts.clone(),
             trust_host_ca: true,

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use miosa_provider::{Phase, Provider as _};
-use miosa_provider_oci::sweep_foreign;
+use miosa_provider_oci::{Removed, remove, sweep_foreign};
 use miosa_types::Env;
 
 use crate::machine::{DEADLINE, Machine, tell, with_machine};
@@ -99,6 +99,27 @@ fn installations_live_side_by_side() {
         assert_eq!(tell(&ours, "hi").await.unwrap(), "hello");
         assert_eq!(tell(&theirs, "hi").await.unwrap(), "hello");
         other.remove_everything().await;
+        assert_eq!(tell(&ours, "hi").await.unwrap(), "hello");
+    });
+}
+
+#[test]
+fn an_installation_is_removed_without_being_opened() {
+    with_machine(async |machine| {
+        let other = Machine::new(Env::system()).await;
+        let (ours, theirs) = (machine.server(), other.server());
+        let ours = machine.start(&ours).await;
+        let theirs = other.start(&theirs).await;
+        other.die().await;
+        let removed = remove(other.installation, other.folder.path()).await.unwrap();
+        assert_eq!(removed, Removed { workloads: 1, instances: 1 });
+        // Somebody else may answer: no route of ours keeps the address on this machine any more.
+        assert_ne!(tell(&theirs, "hi").await.ok().as_deref(), Some("hello"));
+        other.assert_nothing_is_left();
+        assert!(!other.folder.path().join("oci").exists());
+        let again = remove(other.installation, other.folder.path()).await.unwrap();
+        assert_eq!(again, Removed::default());
+        assert!(other.folder.path().exists(), "the data folder is the operator's");
         assert_eq!(tell(&ours, "hi").await.unwrap(), "hello");
     });
 }
