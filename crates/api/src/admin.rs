@@ -3,6 +3,8 @@
 //! Promises: everything here was observed; while nothing is known of the provider, what depends
 //! on it is null, not zero.
 
+mod apps;
+
 use std::collections::BTreeMap;
 
 use axum::{Router, extract::State, routing::get};
@@ -30,6 +32,8 @@ struct Status {
     instances: Option<BTreeMap<&'static str, usize>>,
     /// Sandboxes by state of their replica.
     sandboxes: Option<BTreeMap<&'static str, usize>>,
+    /// Published apps of all tenants.
+    apps: Vec<apps::App>,
     pool: Option<Vec<Fill>>,
     restarts: Option<u64>,
     monitor: Monitor,
@@ -86,6 +90,7 @@ async fn status(
         disk_limits: if control.provider.caps().hard_disk_limit { "hard" } else { "soft" },
         instances: seen.map(|all| counts(all, "version")),
         sandboxes: seen.map(|all| counts(all, "sandbox")),
+        apps: apps::all(control, seen).await?,
         pool: seen.map(|all| fill(&state, all)),
         restarts: seen.map(|all| all.iter().map(|one| u64::from(one.restarts)).sum()),
         monitor: monitor(&state, seen.unwrap_or_default()),

@@ -1,14 +1,17 @@
 //! Logs go to standard error: readable lines, or JSON with `MIOSA_LOG_FORMAT=json`. What is
 //! logged is set by `MIOSA_LOG` (as `info,miosa_edge=debug`).
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging. Call once.
-pub(crate) fn start() {
-    let filter = EnvFilter::try_from_env("MIOSA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+/// Starts logging; `default` is logged if `MIOSA_LOG` says nothing. Call once.
+pub(crate) fn start(default: &str) {
+    let filter = EnvFilter::try_from_env("MIOSA_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     if std::env::var("MIOSA_LOG_FORMAT").is_ok_and(|format| format == "json") {
         builder.json().init();
     } else {
@@ -16,13 +19,10 @@ pub(crate) fn start() {
     }
 }
 
-/// Shows why a command failed.
+/// Shows why a command failed: one line, from what was tried to what went wrong.
 #[expect(clippy::print_stderr, reason = "a command-line tool talks to its user")]
 pub(crate) fn fail(error: &anyhow::Error) {
-    eprintln!("error: {error}");
-    for cause in error.chain().skip(1) {
-        eprintln!("  because: {cause}");
-    }
+    eprintln!("error: {error:#}");
 }
 
 /// Shows a line of progress.

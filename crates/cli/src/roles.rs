@@ -17,7 +17,7 @@ pub(crate) const EDGE_USER: u32 = 60_999;
 pub(crate) fn require_root(command: &str) -> anyhow::Result<()> {
     anyhow::ensure!(
         rustix::process::geteuid().is_root(),
-        "`{command}` must run as root: sandboxes need namespaces, mounts and network devices"
+        "`miosa {command}` must run as root (sandboxes need namespaces, mounts and network devices); use sudo"
     );
     Ok(())
 }

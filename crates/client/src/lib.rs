@@ -24,6 +24,8 @@ pub struct Client {
     /// `host:port`.
     authority: String,
     key: Secret,
+    /// Slug or id of the tenant that the operator's key acts for.
+    tenant: Option<String>,
     deadline: Duration,
     connection: Mutex<Option<SendRequest<Full<Bytes>>>>,
 }
@@ -71,9 +73,24 @@ impl Client {
         Ok(Self {
             authority: authority.to_owned(),
             key,
+            tenant: None,
             deadline: Duration::from_mins(1),
             connection: Mutex::new(None),
         })
+    }
+
+    /// Acts for another tenant, by slug or id; only the operator's key may.
+    #[must_use]
+    pub fn for_tenant(mut self, tenant: Option<String>) -> Self {
+        self.tenant = tenant;
+        self
+    }
+
+    /// Waits for each answer as long as this; a minute if it is not called.
+    #[must_use]
+    pub const fn within(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     /// `GET path`; the path begins with a slash and includes `/api/v1`.
@@ -120,9 +137,11 @@ impl Client {
             Some(body) => serde_json::to_vec(body).map_err(|e| Error::Unreadable(e.to_string()))?,
             None => Vec::new(),
         };
-        Request::builder()
-            .method(method)
-            .uri(path)
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(tenant) = &self.tenant {
+            request = request.header("x-miosa-tenant", tenant);
+        }
+        request
             .header(header::HOST, &self.authority)
             .header(header::AUTHORIZATION, format!("Bearer {}", self.key.expose()))
             .header(header::CONTENT_TYPE, "application/json")
@@ -162,6 +181,19 @@ impl Client {
     fn unreachable(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         Error::Unreachable { authority: self.authority.clone(), source: source.into() }
     }
+}
+
+/// `text` as one segment of a path: an app may be named by any name that it has.
+pub fn segment(text: &str) -> String {
+    let mut segment = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            segment.push(char::from(byte));
+        } else {
+            segment.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    segment
 }
 
 fn refusal(status: StatusCode, request_id: String, body: &[u8]) -> Error {
@@ -204,6 +236,27 @@ mod tests {
         let client = Client::new(&url, Secret::new("k".into())).unwrap();
         let error = client.get::<serde_json::Value>("/x").await.unwrap_err();
         assert_eq!(error.to_string(), "no app (404 Not Found, request r1)");
+    }
+
+    #[tokio::test]
+    async fn a_request_says_for_whom_it_is() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let seen = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let read = stream.read(&mut request).await.unwrap();
+            let answer = b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+            String::from_utf8_lossy(&request[..read]).into_owned()
+        });
+        let client = Client::new(&url, Secret::new("k".into())).unwrap();
+        let client = client.for_tenant(Some("cliniciq".into()));
+        let path = format!("/x/{}", segment("Ärzte & Co"));
+        assert_eq!(client.get::<Option<()>>(&path).await.unwrap(), None);
+        let request = seen.await.unwrap();
+        assert!(request.starts_with("GET /x/%C3%84rzte%20%26%20Co HTTP/1.1\r\n"), "{request}");
+        assert!(request.contains("\r\nx-miosa-tenant: cliniciq\r\n"), "{request}");
     }
 
     #[tokio::test]

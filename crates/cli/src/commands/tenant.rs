@@ -1,22 +1,21 @@
 //! `miosa tenant create|list`, on a running platform.
 
 use clap::{Args, Subcommand};
-use miosa_client::Client;
-use miosa_types::Secret;
 use serde_json::{Map, Value};
 
-use super::{Target, block_on};
-use crate::{
-    logging::{progress, result},
-    supervisor::Ready,
-};
+use super::{Target, block_on, client, table::table};
+use crate::logging::{progress, result};
 
 /// What to do with tenants.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make a tenant and show its API key, once.
+    #[command(
+        after_help = "Example:\n  miosa tenant create ClinicIQ --deployment-domain apps.cliniciq.com"
+    )]
     Create(Create),
     /// List tenants.
+    #[command(after_help = "Example:\n  miosa tenant list --json")]
     List(Target),
 }
 
@@ -74,15 +73,13 @@ async fn list(target: &Target) -> anyhow::Result<()> {
         result(&answer["data"].to_string());
         return Ok(());
     }
-    for tenant in answer["data"].as_array().into_iter().flatten() {
-        let text = |field: &str| tenant[field].as_str().unwrap_or_default();
-        result(&format!("{:<24} {:<24} {}", text("slug"), text("name"), text("id")));
-    }
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let rows: Vec<_> = answer["data"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|tenant| ["slug", "name", "deployment_domain", "id"].map(|field| text(&tenant[field])))
+        .collect();
+    result(table(["SLUG", "NAME", "APPS BELOW", "ID"], &rows).trim_end());
     Ok(())
-}
-
-/// A client with the operator's key of a running platform.
-pub(crate) fn client(target: &Target) -> anyhow::Result<Client> {
-    let ready = Ready::read(&target.data_dir)?;
-    Ok(Client::new(&ready.api_url, Secret::new(ready.admin_key))?)
 }

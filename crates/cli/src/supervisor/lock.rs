@@ -23,7 +23,7 @@ pub(super) fn take(data_dir: &Path) -> anyhow::Result<Lock> {
         Err(TryLockError::WouldBlock) => {
             let who = holder(data_dir)?.map_or(String::new(), |pid| format!(" (process {pid})"));
             anyhow::bail!(
-                "another `up` already runs on {}{who}; stop it with `down --data-dir {}` or choose another --data-dir",
+                "another `up` already runs on {}{who}; stop it with `miosa down --data-dir {}` or choose another --data-dir",
                 data_dir.display(),
                 data_dir.display(),
             )

@@ -40,8 +40,7 @@ const HANDOVER: Duration = Duration::from_secs(20);
 
 /// Runs the platform of one data folder until SIGTERM or SIGINT.
 pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
-    fs_err::create_dir_all(&settings.data_dir)?;
-    sys::allow_traversal(&settings.data_dir)?;
+    make_data_dir(&settings.data_dir)?;
     let _lock = lock::take(&settings.data_dir)?;
     let ready_file = settings.data_dir.join("ready.json");
     remove_if_there(&ready_file)?;
@@ -239,6 +238,19 @@ impl Supervisor {
     }
 }
 
+/// The one folder that is named on the command line: a mistake in it is explained.
+fn make_data_dir(data_dir: &Path) -> anyhow::Result<()> {
+    let made = fs_err::create_dir_all(data_dir).and_then(|()| sys::allow_traversal(data_dir));
+    made.and_then(|()| {
+        let probe = data_dir.join(".writable");
+        fs_err::write(&probe, "")?;
+        fs_err::remove_file(&probe)
+    })
+    .with_context(|| {
+        format!("cannot write to {}; choose another folder with --data-dir", data_dir.display())
+    })
+}
+
 fn remove_if_there(file: &Path) -> anyhow::Result<()> {
     match fs_err::remove_file(file) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
@@ -249,6 +261,11 @@ fn remove_if_there(file: &Path) -> anyhow::Result<()> {
 /// The file that names a running platform.
 pub(crate) fn ready_file(data_dir: &Path) -> PathBuf {
     data_dir.join("ready.json")
+}
+
+/// Whether a platform runs on `data_dir`, ready or not.
+pub(crate) fn is_running(data_dir: &Path) -> anyhow::Result<bool> {
+    lock::is_held(data_dir)
 }
 
 /// Stops a running platform of `data_dir`, if there is one, and waits until it has ended.

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod command_line;
 mod platform;
 
 use std::{
@@ -139,26 +140,6 @@ fn children_end_when_the_supervisor_is_killed() {
 }
 
 #[test]
-fn what_cannot_be_read_is_explained() {
-    let run = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_miosa")).args(arguments).output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
-    let (code, error) = run(&["up", "--http", "nonsense"]);
-    assert_eq!(code, Some(2));
-    assert!(error.contains("--http"), "{error}");
-    let (code, error) = run(&["status", "--data-dir", "/nonexistent"]);
-    assert_eq!(code, Some(1));
-    assert!(error.contains("start it with `up`"), "{error}");
-    let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("config.toml");
-    std::fs::File::create(&config).unwrap().write_all(b"[pol]\n").unwrap();
-    let (code, error) = run(&["edge", "--config", config.to_str().unwrap()]);
-    assert_eq!(code, Some(1));
-    assert!(error.contains("unknown field `pol`"), "{error}");
-}
-
-#[test]
 fn metrics_are_on_the_admin_listener_only() {
     if skipped() {
         return;
@@ -166,7 +147,19 @@ fn metrics_are_on_the_admin_listener_only() {
     let platform = Platform::up();
     let (status, body) = get(&platform.ready.admin, "/metrics");
     assert_eq!(status, 200);
-    assert!(body.contains("# TYPE"), "{body}");
+    assert!(body.contains("# TYPE") && body.contains("\nmiosa_edge_up 1\n"), "{body}");
+    get(&platform.ready.http, "/health");
+    let (_, body) = get(&platform.ready.admin, "/metrics");
+    assert!(body.contains("edge_requests_total{class=\"Api\",status=\"2\"}"), "{body}");
+    // The counters of the edge that took over, not of the one that drains.
+    let old = platform.child("edge");
+    platform::kill(old, "KILL");
+    wait_for(Duration::from_secs(10), "the metrics of another edge", || {
+        let (_, body) = get(&platform.ready.admin, "/metrics");
+        assert!(body.contains("platform_build_info"), "control's own are always there: {body}");
+        let is_new = platform.try_child("edge").is_some_and(|edge| edge != old);
+        (is_new && body.contains("\nmiosa_edge_up 1\n")).then_some(())
+    });
     assert_ne!(get(&platform.ready.http, "/metrics").0, 200);
     let mut stream = TcpStream::connect(&platform.ready.http).unwrap();
     stream
