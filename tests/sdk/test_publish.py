@@ -108,30 +108,6 @@ def test_a_killed_app_is_held_and_replaced(tenant, web, platform):
     assert load.done > 50
 
 
-def test_killing_control_during_a_publish_leaves_one_whole_version(tenant, web, platform):
-    deployment, url = deploy_server(tenant, "torn", "old")
-    wait_state(tenant.client, deployment, "running")
-    for delay in (0.05, 0.4, 1.2):
-        sandbox = tenant.sandbox()
-        sandbox.write_file("/workspace/server.mjs", SERVER.format(marker=f"new-{delay}"))
-        sandbox.deploy(deployment_id=deployment, run_command="node server.mjs", port=3000)
-        seen = set()
-
-        def publish_and_kill(_load, delay=delay):
-            import time
-
-            time.sleep(delay)
-            os.kill(platform.child("control"), 9)
-            wait_for(lambda: marker_of(web, url) == f"new-{delay}", 150, "the new version serves")
-
-        _, load = load_while(web, url, b'"marker"', publish_and_kill, clients=4, before_s=0.1, after_s=0.2)
-        assert load.failed == 0, (delay, load.failures, seen)
-        assert wait_state(tenant.client, deployment, "running")
-        sandbox.destroy()
-    states = {v.state for v in tenant.client.deployments.versions(deployment).list()}
-    assert "building" not in states
-
-
 def test_destroying_the_source_changes_nothing(tenant, web):
     sandbox = tenant.sandbox()
     sandbox.write_file("/workspace/server.mjs", SERVER.format(marker="kept"))
