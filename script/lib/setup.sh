@@ -14,6 +14,7 @@ playwright_version=1.65.1
 say() { printf '\033[2m· %s\033[0m\n' "$*" >&2; }
 die() {
   printf '\033[31m%s\033[0m\n' "$*" >&2
+  last_words=$*
   exit 1
 }
 
