@@ -36,12 +36,8 @@ impl Branding {
     /// Checks every field.
     pub fn check(&self) -> Result<(), BrandingError> {
         let error = |field, why| Err(BrandingError { field, why });
-        if let Some(name) = &self.name
-            && (name.trim().is_empty()
-                || name.chars().count() > 80
-                || name.chars().any(char::is_control))
-        {
-            return error("name", "must have 1 to 80 printable characters");
+        if self.name.as_deref().is_some_and(|name| crate::name::display(name, 80).is_err()) {
+            return error("name", "must have 1 to 80 visible characters");
         }
         for (field, value) in
             [("primary_color", &self.primary_color), ("background_color", &self.background_color)]
@@ -88,6 +84,7 @@ mod tests {
         };
         assert_eq!(with(|b| b.name = Some("ClinicIQ".into())), Ok(()));
         assert_eq!(with(|b| b.name = Some(" ".into())), Err("name"));
+        assert_eq!(with(|b| b.name = Some("a\u{202E}b".into())), Err("name"));
         assert_eq!(with(|b| b.primary_color = Some("red;}".into())), Err("primary_color"));
         assert_eq!(with(|b| b.logo_url = Some("javascript:alert(1)".into())), Err("logo_url"));
         assert_eq!(with(|b| b.support_url = Some("https://a\"onload".into())), Err("support_url"));

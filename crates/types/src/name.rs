@@ -1,4 +1,5 @@
-//! Names that become parts of host names, checked once; afterwards the type is the proof.
+//! Names: the parts of host names, checked once so that afterwards the type is the proof, and the
+//! display names that people give.
 
 use std::{fmt, str::FromStr};
 
@@ -95,6 +96,66 @@ impl From<Slug> for String {
     }
 }
 
+/// Checks a display name and returns it without the space around it: 1 to `max` characters that
+/// can be seen. Letters of every script and emoji are fine; what is invisible or turns the
+/// reading direction is not, because two names that look the same must be the same.
+pub fn display(text: &str, max: usize) -> Result<&str, NameError> {
+    let name = text.trim();
+    let error = |why| {
+        let got = name.chars().filter(|c| is_visible(*c)).take(60).collect();
+        Err(NameError { got, why })
+    };
+    let length = name.chars().count();
+    if length == 0 {
+        return error("it must not be empty");
+    }
+    if length > max {
+        return error("it is too long");
+    }
+    // The picture that a joiner or a selector may follow.
+    let mut picture = false;
+    let mut chars = name.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\u{200D}' if picture && chars.peek().is_some_and(|c| is_picture(*c)) => {
+                picture = false;
+            }
+            // How the picture before it is drawn, and its colour.
+            '\u{FE0E}' | '\u{FE0F}' | '\u{1F3FB}'..='\u{1F3FF}' if picture => {}
+            // A digit in a box.
+            '\u{FE0F}' if chars.peek() == Some(&'\u{20E3}') => {}
+            c if is_visible(c) => picture = is_picture(c),
+            c if c.is_control() => return error("control characters are not allowed"),
+            _ => return error("invisible characters and marks of direction are not allowed"),
+        }
+    }
+    Ok(name)
+}
+
+/// Whether a character shows as itself (Unicode 16, `Default_Ignorable_Code_Point`, `Cc`, `Cf`,
+/// `Co`, `Zl`, `Zp`, and two blanks that count as symbols).
+fn is_visible(c: char) -> bool {
+    !(c.is_control()
+        || matches!(c,
+            '\u{AD}' | '\u{34F}' | '\u{600}'..='\u{605}' | '\u{61C}' | '\u{6DD}' | '\u{70F}'
+            | '\u{890}' | '\u{891}' | '\u{8E2}' | '\u{115F}' | '\u{1160}' | '\u{17B4}'
+            | '\u{17B5}' | '\u{180B}'..='\u{180F}' | '\u{200B}'..='\u{200F}'
+            | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{2800}' | '\u{3164}'
+            | '\u{E000}'..='\u{F8FF}' | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}' | '\u{FFA0}'
+            | '\u{FFF0}'..='\u{FFFB}' | '\u{FFFE}' | '\u{FFFF}' | '\u{110BD}' | '\u{110CD}'
+            | '\u{13430}'..='\u{1343F}' | '\u{1BCA0}'..='\u{1BCA3}' | '\u{1D173}'..='\u{1D17A}'
+            | '\u{E0000}'..='\u{10FFFF}'))
+}
+
+/// Whether it is drawn as a picture (the blocks that hold `Extended_Pictographic`).
+fn is_picture(c: char) -> bool {
+    matches!(c, '\u{A9}' | '\u{AE}' | '\u{203C}' | '\u{2049}' | '\u{2122}' | '\u{2139}'
+        | '\u{2190}'..='\u{21FF}' | '\u{2300}'..='\u{23FF}' | '\u{24C2}'
+        | '\u{25A0}'..='\u{27BF}' | '\u{2900}'..='\u{297F}' | '\u{2B00}'..='\u{2BFF}'
+        | '\u{3030}' | '\u{303D}' | '\u{3297}' | '\u{3299}' | '\u{1F000}'..='\u{1F3FA}'
+        | '\u{1F400}'..='\u{1FAFF}')
+}
+
 /// Checks a domain name that a tenant or the operator sets: 1 to 200 characters, at least two
 /// labels of `[a-z0-9-]`, no port, no trailing dot. Returns it in lower case.
 pub fn parse_domain(text: &str) -> Result<String, NameError> {
@@ -137,6 +198,91 @@ mod tests {
         assert_eq!(Slug::from_display("  My Äpp -- No. 1! ").unwrap().as_str(), "my-pp-no-1");
         assert_eq!(Slug::from_display("???"), None);
         assert_eq!(Slug::from_display("Console"), None);
+    }
+
+    #[test]
+    fn a_display_name_can_be_seen() {
+        for good in [
+            "a",
+            "Dr. Smith Clinic",
+            "Ä-Üñ",
+            "診療所",
+            "عيادة",
+            "क्लिनिक",
+            "👍🏽 ok",
+            "❤️",
+            "👩‍💻",
+            "👨‍👩‍👧",
+            "🏳️‍🌈",
+            "1️⃣",
+            "🇩🇪",
+            "日本　語",
+        ] {
+            assert_eq!(display(good, 80), Ok(good));
+        }
+        assert_eq!(display("  a b\n", 3), Ok("a b"));
+        for bad in [
+            "",
+            "  ",
+            "\u{3000}",
+            "a\nb",
+            "a\0",
+            "a\u{7f}",
+            "a\u{85}b",
+            "pay\u{202E}lap",
+            "a\u{200B}b",
+            "a\u{200D}b",
+            "👩\u{200D}",
+            "\u{200D}👩",
+            "👩\u{200D}\u{200D}💻",
+            "a\u{FE0F}",
+            "می\u{200C}خواهم",
+            "a\u{2066}b",
+            "a\u{FEFF}",
+            "a\u{AD}b",
+            "\u{3164}",
+            "\u{2800}",
+            "a\u{E0041}",
+            "a\u{2028}b",
+            "a\u{E000}",
+            "abcd",
+        ] {
+            let error = display(bad, 3).unwrap_err();
+            assert!(error.got.chars().all(is_visible), "{error:?}");
+        }
+    }
+
+    proptest::proptest! {
+        /// What passes stays what it is, and no character that cannot be seen is in it but as
+        /// part of a picture.
+        #[test]
+        fn an_accepted_name_hides_nothing(
+            text in "[a-z \u{200B}-\u{200F}\u{202A}-\u{202E}\u{FE0F}\u{1F468}\u{1F3FB}\u{0}-\u{1F}\u{627}]{0,12}",
+        ) {
+            let accepted = display(&text, 10);
+            if let Ok(name) = accepted {
+                assert_eq!(display(name, 10), Ok(name));
+                assert!((1..=10).contains(&name.chars().count()));
+                let chars: Vec<_> = name.chars().collect();
+                for (at, c) in chars.iter().enumerate().filter(|(_, c)| !is_visible(**c)) {
+                    assert!(matches!(c, '\u{200D}' | '\u{FE0F}'), "{name:?}");
+                    assert!(chars[..at].iter().any(|c| is_picture(*c)), "{name:?}");
+                }
+            }
+        }
+
+        #[test]
+        fn letters_digits_and_inner_spaces_are_names(text in r"[\p{Lu}\p{Ll}\p{Lo}\p{Nd}&&[^\u{115F}\u{1160}\u{3164}\u{FFA0}]]{1,20}") {
+            assert_eq!(display(&text, 20), Ok(text.as_str()));
+        }
+
+        #[test]
+        fn one_hidden_character_is_enough_to_refuse(
+            before in "[a-z]{1,5}", after in "[a-z]{1,5}",
+            hidden in "[\u{0}-\u{1F}\u{7F}-\u{9F}\u{AD}\u{61C}\u{200B}-\u{200F}\u{2028}-\u{202E}\u{2060}-\u{206F}\u{FE00}-\u{FE0F}\u{FEFF}\u{E0000}-\u{E01EF}]",
+        ) {
+            assert!(display(&format!("{before}{hidden}{after}"), 20).is_err());
+        }
     }
 
     #[test]
