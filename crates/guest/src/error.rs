@@ -109,6 +109,7 @@ impl Error {
             | io::ErrorKind::IsADirectory
             | io::ErrorKind::InvalidInput
             | io::ErrorKind::InvalidFilename
+            | io::ErrorKind::ArgumentListTooLong
             | io::ErrorKind::InvalidData => Code::InvalidArgument,
             io::ErrorKind::TimedOut => Code::DeadlineExceeded,
             _ => Code::Internal,
@@ -116,7 +117,10 @@ impl Error {
         if code == Code::NotFound {
             return Self::not_found(format!("{what} was not found"));
         }
-        Self::new(code, format!("{what}: {error}"))
+        // Without the number that the standard library puts behind the kernel's words.
+        let why = error.to_string();
+        let why = why.split(" (os error").next().unwrap_or(&why).to_lowercase();
+        Self::new(code, format!("{what}: {why}"))
     }
 
     /// The HTTP status outside Connect: a full disk is 507 there.
@@ -141,9 +145,12 @@ mod tests {
             (libc::EACCES, Code::PermissionDenied),
             (libc::EPERM, Code::PermissionDenied),
             (libc::ENOTDIR, Code::InvalidArgument),
+            (libc::E2BIG, Code::InvalidArgument),
             (libc::EIO, Code::Internal),
         ] {
             assert_eq!(Error::io("x", &io::Error::from_raw_os_error(errno)).code, code, "{errno}");
         }
+        let denied = Error::io("/x", &io::Error::from_raw_os_error(libc::EACCES));
+        assert_eq!(denied.message, "/x: permission denied");
     }
 }

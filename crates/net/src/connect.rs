@@ -30,15 +30,21 @@ pub(crate) fn refused(status: StatusCode, body: &[u8]) -> Error {
 
 fn by_status(status: StatusCode, message: String) -> Error {
     match status {
-        StatusCode::NOT_FOUND => Error::NotFound { what: message },
+        StatusCode::NOT_FOUND => not_found(&message),
         status if status.is_server_error() => unavailable(message),
         _ => Error::Invalid { reason: message },
     }
 }
 
+/// What was not found, out of the guest's sentence about it.
+fn not_found(message: &str) -> Error {
+    let what = message.strip_suffix(" was not found").unwrap_or(message);
+    Error::NotFound { what: what.to_owned() }
+}
+
 fn by_code(code: &str, message: String) -> Error {
     match code {
-        "not_found" => Error::NotFound { what: message },
+        "not_found" => not_found(&message),
         "resource_exhausted" if message.contains("space") => Error::NoSpace,
         // The protocol gives an unknown user the code of a wrong token.
         "unauthenticated" if message.contains("user ") => Error::Invalid { reason: message },
@@ -122,7 +128,9 @@ mod tests {
             refused(StatusCode::from_u16(status).unwrap(), body.as_bytes())
         };
         let connect = r#"{"code":"not_found","message":"/x was not found"}"#;
-        assert!(matches!(of(404, connect), Error::NotFound { .. }));
+        assert_eq!(of(404, connect).to_string(), "/x was not found");
+        let plain = r#"{"code":404,"message":"/x was not found"}"#;
+        assert_eq!(of(404, plain).to_string(), "/x was not found");
         assert!(matches!(of(507, r#"{"code":507,"message":"full"}"#), Error::NoSpace));
         assert!(matches!(of(400, r#"{"code":400,"message":"a folder"}"#), Error::Invalid { .. }));
         assert!(matches!(of(500, "oops"), Error::Unavailable { .. }));
