@@ -193,7 +193,7 @@ pub async fn get(control: &Control, tenant: TenantId, id: SandboxId) -> Result<S
     found.ok_or_else(|| Error::NotFound { id: id.to_string() })
 }
 
-/// The newest wanted sandbox of that name.
+/// The newest wanted sandbox of that name; names need not be unique.
 pub async fn by_name(control: &Control, tenant: TenantId, name: &str) -> Result<Sandbox, Error> {
     let found = rows::by_name(&mut *control.store.conn().await?, tenant, name).await?;
     found.ok_or_else(|| Error::NotFound { id: name.to_owned() })

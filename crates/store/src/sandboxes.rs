@@ -233,9 +233,9 @@ pub async fn get(
 const BY_NAME: &str = "
     select * from sandboxes
     where tenant_id = $1 and name = $2 and desired = 'running'
-    order by id desc limit 1";
+    order by case when ended_at_ms is null then 0 else 1 end, id desc limit 1";
 
-/// The newest wanted sandbox of that name.
+/// The newest wanted sandbox of that name; one that ended by itself only if no other is left.
 pub async fn by_name(
     db: &mut AnyConnection,
     tenant: TenantId,
