@@ -64,6 +64,54 @@ def test_a_body_that_cannot_be_read_is_refused(tenant, platform, body):
     assert answer["error"]["message"] and answer["error"]["code"]
 
 
+def test_a_command_that_cannot_be_run_is_the_caller_s_mistake(sandbox, tenant, platform):
+    assert sandbox.exec("true " + "x" * 100_000).exit_code == 0
+    for body, field, words in (
+        ({"command": "echo " + "x" * 1_000_000}, "command", "131071 bytes"),
+        ({"command": "true", "env": {"BIG": "x" * 200_000}}, "env", "131071 bytes"),
+        ({"command": "pwd", "cwd": "/no/such/folder"}, "cwd", "/no/such/folder"),
+        ({"command": "id", "user": "nobody-here"}, "user", "nobody-here"),
+    ):
+        for call_ in ("exec", "commands", "processes"):
+            path = f"/api/v1/sandboxes/{sandbox.id}/{call_}"
+            status, _, answer = call(platform, "POST", path, key=tenant.key, body=body)
+            error = answer["error"]
+            assert (status, error["retryable"]) == (422, False), answer
+            assert error["details"]["field"] == field and words in error["message"], (call_, answer)
+    with pytest.raises(ValidationError) as refused:
+        sandbox.exec("pwd", cwd="/no/such/folder")
+    assert "/no/such/folder" in str(refused.value)
+
+
+def test_a_path_that_cannot_be_used_is_named(sandbox, tenant, platform):
+    base = f"/api/v1/sandboxes/{sandbox.id}"
+    status, _, body = call(platform, "GET", f"{base}/fs/download?path=/no/file", key=tenant.key)
+    assert (status, body["error"]["code"]) == (404, "NOT_FOUND")
+    assert body["error"]["message"] == "path `/no/file` does not exist"
+    for path in ("../../etc/passwd", "/proc/version", "/etc", "/etc/passwd/x"):
+        write = {"path": path, "content": "x"}
+        status, _, body = call(platform, "POST", f"{base}/fs/write", key=tenant.key, body=write)
+        assert (status, body["error"]["code"]) == (400, "INVALID_PATH"), (path, body)
+        assert "os error" not in body["error"]["message"]
+
+
+def test_what_is_not_offered_is_refused(tenant):
+    with pytest.raises(NotFoundError) as unknown:
+        tenant.client.sandboxes.create("cobol-77")
+    assert unknown.value.code == "TEMPLATE_NOT_FOUND", unknown.value.__dict__
+    with pytest.raises(ValidationError) as refused:
+        tenant.client.sandboxes.create(size="xs", github_repo_url="https://example.com/a.git")
+    assert refused.value.code == "NOT_SUPPORTED" and "github_repo_url" in str(refused.value)
+
+
+def test_a_body_that_is_too_large_gets_an_answer(tenant, platform):
+    body = b'{"name": "' + b"x" * (40 << 20) + b'"}'
+    status, _, answer = call(platform, "POST", "/api/v1/workspaces", key=tenant.key, body=body)
+    assert (status, answer["error"]["code"]) == (413, "TOO_LARGE")
+    status, _, answer = call(platform, "POST", "/api/v1/workspaces", key="msk_wrong", body=body)
+    assert (status, answer["error"]["code"]) == (401, "invalid_token")
+
+
 def test_an_unknown_host_gets_a_neutral_page(web, platform):
     port = platform.ready["https"].rsplit(":", 1)[1]
     import ssl

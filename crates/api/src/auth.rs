@@ -158,7 +158,7 @@ async fn find_tenant(db: &mut sqlx::AnyConnection, name: &str) -> Result<Tenant,
         Ok(id) => tenants::find(db, id).await?,
         Err(_) => tenants::find_by_slug(db, name).await?,
     };
-    found.ok_or_else(|| Error::NotFound { kind: "tenant", id: name.to_owned() })
+    found.ok_or_else(|| Error::NotFound { kind: "organization", id: name.to_owned() })
 }
 
 /// Notes the use of a key off the request's path.

@@ -12,7 +12,7 @@ use axum::{
 };
 use miosa_control::deployments::{self as control, Change, Error as ControlError, Filter, New};
 use miosa_store::deployments::External;
-use miosa_types::{DeploymentId, InstanceId, ProjectId, VersionId, deployment::VersionState};
+use miosa_types::{DeploymentId, InstanceId, ProjectId, Slug, VersionId, deployment::VersionState};
 use miosa_wire::{
     Data,
     deployments::{self as wire, ChangeDeployment, LogLine, Logs, NewDeployment, Rollback},
@@ -22,7 +22,10 @@ use serde_json::{Map, Value};
 
 use crate::{
     AppState, Caller, Error, Json, Path, Query,
+    error::FILES_AWAY,
+    names,
     scope::{self, Selectors},
+    unsupported,
 };
 
 /// Rows of a list if the caller names no limit.
@@ -69,7 +72,7 @@ impl From<ControlError> for Error {
             }
             ControlError::Unavailable { source } => {
                 tracing::warn!(error = &*source, "a source could not be saved");
-                Self::Busy { code: "SANDBOX_FILE_AGENT_UNAVAILABLE", message, retry_after_ms: 1000 }
+                Self::Busy { code: FILES_AWAY, message, retry_after_ms: 1000 }
             }
             ControlError::Store(error) => error.into(),
         }
@@ -140,6 +143,9 @@ struct Create {
     selectors: Selectors,
     #[serde(flatten)]
     new: NewDeployment,
+    /// Everything else.
+    #[serde(flatten)]
+    rest: Map<String, Value>,
 }
 
 async fn create(
@@ -147,17 +153,20 @@ async fn create(
     caller: Caller,
     Json(body): Json<Create>,
 ) -> Result<Response, Error> {
-    let Create { selectors, new } = body;
-    if new.name.as_deref().is_none_or(|name| name.trim().is_empty()) {
-        return Err(Error::Invalid { field: "name", message: "a name is needed".to_owned() });
+    let Create { selectors, new, rest } = body;
+    unsupported::refuse(&rest, &unsupported::CREATE_DEPLOYMENT)?;
+    let name = check_name(&new.name.unwrap_or_default())?;
+    if let Some(slug) = rest.get("slug").and_then(Value::as_str).filter(|slug| !slug.is_empty()) {
+        check_slug(slug, Some(&name))?;
     }
+    names::check_free_data(&new.metadata)?;
     let mut tx = state.control.store.begin().await?;
     let scope = scope::resolve(&mut tx, &state.control.env, caller.tenant, &selectors).await?;
     tx.commit().await.map_err(miosa_store::Error::from)?;
     let new = New {
         workspace: scope.workspace,
         project: scope.project,
-        name: new.name,
+        name: Some(name),
         settings: settings([
             ("build_command", new.build_command.map(Value::from)),
             ("run_command", new.run_command.map(Value::from)),
@@ -185,6 +194,20 @@ async fn create_in_project(
     create(State(state), caller, Json(body)).await
 }
 
+fn check_name(name: &str) -> Result<String, Error> {
+    names::display("name", name, names::LONG).map(str::to_owned)
+}
+
+/// The slug follows from the name, so one that is asked for beside it must be that.
+fn check_slug(wanted: &str, name: Option<&str>) -> Result<(), Error> {
+    let wanted = names::slug("slug", wanted)?;
+    let Some(own) = name.and_then(Slug::from_display).filter(|own| *own != wanted) else {
+        return Ok(());
+    };
+    let message = format!("the slug follows from the name: it is `{own}`; give one of the two");
+    Err(Error::Invalid { field: "slug", message })
+}
+
 fn settings<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
@@ -200,11 +223,9 @@ async fn change(
     Path(key): Path<String>,
     Json(body): Json<ChangeDeployment>,
 ) -> One {
+    names::check_free_data(&body.metadata)?;
     let change = Change {
-        name: body
-            .name
-            .map(|name| crate::tenants::check_name(&name).map(str::to_owned))
-            .transpose()?,
+        name: body.name.map(|name| check_name(&name)).transpose()?,
         settings: settings([
             ("build_command", body.build_command.map(Value::from)),
             ("run_command", body.run_command.map(Value::from)),

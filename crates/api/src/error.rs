@@ -33,6 +33,16 @@ pub enum Error {
         /// Why.
         message: String,
     },
+    /// A field that cannot be accepted for a reason that has a code of its own (422).
+    #[error("{message}")]
+    Refused {
+        /// Stable code, as `NOT_SUPPORTED`.
+        code: &'static str,
+        /// The field.
+        field: &'static str,
+        /// Why.
+        message: String,
+    },
     /// Several fields, or fields whose names are known only at run time (422).
     #[error("{}", first(errors))]
     InvalidFields {
@@ -107,7 +117,7 @@ pub enum Error {
         /// Why.
         message: String,
     },
-    /// No room or a part is away; asking again can help (503).
+    /// No room or a part is away; asking again can help (503; 502 for files).
     #[error("{message}")]
     Busy {
         /// Stable code, as `no_ready_machine`.
@@ -126,9 +136,10 @@ impl Error {
     /// HTTP status and stable code; the message is prose and may change.
     pub fn status(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::NotFound { .. } => (StatusCode::NOT_FOUND, "NOT_FOUND"),
+            Self::NotFound { kind, .. } => (StatusCode::NOT_FOUND, not_found_code(kind)),
             Self::InvalidId { .. } => (StatusCode::BAD_REQUEST, "INVALID_ID"),
             Self::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "VALIDATION_ERROR"),
+            Self::Refused { code, .. } => (StatusCode::UNPROCESSABLE_ENTITY, code),
             Self::InvalidFields { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "VALIDATION_ERROR"),
             Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
             Self::BadRequest { code, .. } => (StatusCode::BAD_REQUEST, code),
@@ -138,9 +149,23 @@ impl Error {
             Self::Conflict { code, .. } | Self::Exists { code, .. } => (StatusCode::CONFLICT, code),
             Self::Gone { .. } => (StatusCode::GONE, "GONE"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE"),
+            Self::Busy { code: FILES_AWAY, .. } => (StatusCode::BAD_GATEWAY, FILES_AWAY),
             Self::Busy { code, .. } => (StatusCode::SERVICE_UNAVAILABLE, code),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
         }
+    }
+}
+
+/// Code of a sandbox whose files cannot be reached; 502, by which command-line tools know that
+/// they may try another way.
+pub(crate) const FILES_AWAY: &str = "SANDBOX_FILE_AGENT_UNAVAILABLE";
+
+/// Some kinds have a code that SDKs know.
+fn not_found_code(kind: &str) -> &'static str {
+    match kind {
+        "template" => "TEMPLATE_NOT_FOUND",
+        "organization" => "ORG_NOT_FOUND",
+        _ => "NOT_FOUND",
     }
 }
 

@@ -36,6 +36,11 @@ const MAX_TIMEOUT: Duration = Duration::from_mins(10);
 const LATE: Duration = Duration::from_secs(5);
 /// What is kept of each of the two outputs, in bytes.
 const MAX_OUTPUT: usize = 10 * 1024 * 1024;
+/// Longest command, and longest variable with its name, in bytes: Linux takes 128 KiB with the
+/// closing zero byte for one argument (`MAX_ARG_STRLEN`).
+const MAX_ARGUMENT: usize = 128 * 1024 - 1;
+/// Longest variables together, in bytes; with the command that is far below what Linux takes.
+const MAX_ENV: usize = 512 * 1024;
 /// A line longer than that is sent in parts.
 const MAX_LINE: usize = 64 * 1024;
 /// Exit code of a command whose time was over, as `timeout(1)` has it.
@@ -88,12 +93,7 @@ pub(crate) async fn collect(
                 Output::Started { pid } => {
                     if let Some(text) = stdin {
                         let bytes = Bytes::from(text.to_owned());
-                        control
-                            .guest
-                            .send_stdin(endpoint, pid, bytes)
-                            .await
-                            .map_err(guest_error)?;
-                        control.guest.close_stdin(endpoint, pid).await.map_err(guest_error)?;
+                        feed(control, endpoint, pid, bytes).await?;
                     }
                 }
                 Output::Stdout(bytes) => out.push(&bytes),
@@ -115,6 +115,18 @@ pub(crate) async fn collect(
     tokio::time::timeout(limit + LATE, work).await.unwrap_or_else(|_| Err(lost()))
 }
 
+/// Gives a program its input. It need not read it, and may have ended by now.
+async fn feed(control: &Control, to: &Endpoint, pid: u32, bytes: Bytes) -> Result<(), Error> {
+    let fed = match control.guest.send_stdin(to, pid, bytes).await {
+        Ok(()) => control.guest.close_stdin(to, pid).await,
+        error => error,
+    };
+    match fed {
+        Ok(()) | Err(guest::Error::NotFound { .. } | guest::Error::Invalid { .. }) => Ok(()),
+        Err(error) => Err(command_error(error)),
+    }
+}
+
 fn lost() -> Error {
     Error::Busy {
         code: "SANDBOX_EXEC_UNAVAILABLE",
@@ -123,15 +135,55 @@ fn lost() -> Error {
     }
 }
 
-/// The guest's objections to a command are about its folder, user or program.
+/// The guest's objections to a command are about its folder, user or program; its words begin
+/// with which.
 pub(crate) fn command_error(error: guest::Error) -> Error {
     match error {
-        guest::Error::Invalid { reason } => Error::Invalid { field: "command", message: reason },
+        guest::Error::Invalid { reason } => {
+            let field = match reason.split(' ').next() {
+                Some("cwd") => "cwd",
+                Some("user") => "user",
+                _ => "command",
+            };
+            Error::Invalid { field, message: reason }
+        }
         guest::Error::NotFound { what } => {
             Error::Invalid { field: "command", message: format!("{what} was not found") }
         }
-        other => guest_error(other),
+        guest::Error::Unavailable { source } => {
+            tracing::warn!(error = %source, "a guest does not answer");
+            Error::Busy {
+                code: "SANDBOX_EXEC_UNAVAILABLE",
+                message: "the sandbox does not answer".to_owned(),
+                retry_after_ms: 1000,
+            }
+        }
+        other @ guest::Error::NoSpace => guest_error(other),
     }
+}
+
+/// What Linux would refuse once the command is inside.
+fn check_length(body: &wire::Exec) -> Result<(), Error> {
+    let refuse = |field, message| Err(Error::Invalid { field, message });
+    let length = body.command.len();
+    if length > MAX_ARGUMENT {
+        let message = format!(
+            "it has {length} bytes and a command may have at most {MAX_ARGUMENT}; write a longer \
+             one to a file and run that"
+        );
+        return refuse("command", message);
+    }
+    let variables = body.env.iter().flatten();
+    let lengths: Vec<_> = variables.map(|(name, value)| name.len() + value.len() + 1).collect();
+    if lengths.iter().any(|length| *length > MAX_ARGUMENT) {
+        let message = format!("a variable with its name may have at most {MAX_ARGUMENT} bytes");
+        return refuse("env", message);
+    }
+    if lengths.iter().sum::<usize>() > MAX_ENV {
+        let message = format!("all variables together may have at most {MAX_ENV} bytes");
+        return refuse("env", message);
+    }
+    Ok(())
 }
 
 /// The command that a request describes.
@@ -143,16 +195,19 @@ pub(crate) fn command(body: &wire::Exec, default: Duration) -> Result<Command, E
     if body.command.contains('\0') {
         return Err(invalid("command", "it must not hold a NUL character".to_owned()));
     }
+    check_length(body)?;
     let seconds = body.timeout.or(body.timeout_sec).or(body.timeout_seconds);
     let timeout = match seconds {
         None => default,
+        Some(seconds) if seconds > MAX_TIMEOUT.as_secs_f64() => {
+            let max = MAX_TIMEOUT.as_secs();
+            let message = format!("a command may take at most {max} seconds");
+            return Err(Error::Refused { code: "TIMEOUT_TOO_LONG", field: "timeout", message });
+        }
         Some(seconds) => Duration::try_from_secs_f64(seconds)
             .ok()
-            .filter(|timeout| !timeout.is_zero() && *timeout <= MAX_TIMEOUT)
-            .ok_or_else(|| {
-                let max = MAX_TIMEOUT.as_secs();
-                invalid("timeout", format!("it must be above 0 and at most {max} seconds"))
-            })?,
+            .filter(|timeout| !timeout.is_zero())
+            .ok_or_else(|| invalid("timeout", "it must be above 0 seconds".to_owned()))?,
     };
     let cwd = body.cwd.as_ref().or(body.dir.as_ref()).or(body.working_dir.as_ref());
     let user = if body.sudo == Some(true) { Some("root".to_owned()) } else { body.user.clone() };
@@ -324,6 +379,24 @@ mod tests {
     }
 
     #[test]
+    fn an_objection_names_its_field() {
+        let invalid = |reason: &str| guest::Error::Invalid { reason: reason.into() };
+        for (error, expected, text) in [
+            (invalid("cwd '/x' does not exist"), "cwd", "cwd '/x' does not exist"),
+            (invalid("user 'x' does not exist"), "user", "user 'x' does not exist"),
+            (invalid("'/bin/x': permission denied"), "command", "'/bin/x': permission denied"),
+            (guest::Error::NotFound { what: "'/x'".into() }, "command", "'/x' was not found"),
+        ] {
+            match command_error(error) {
+                Error::Invalid { field, message } => {
+                    assert_eq!((field, &*message), (expected, text));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn bad_commands_are_refused() {
         let body = |command: &str, timeout| wire::Exec {
             command: command.into(),
@@ -341,6 +414,23 @@ mod tests {
         ] {
             assert!(command(&bad, DEFAULT_TIMEOUT).is_err(), "{bad:?}");
         }
+        let long = "x".repeat(MAX_ARGUMENT + 1);
+        let error = command(&body(&long, None), DEFAULT_TIMEOUT).unwrap_err();
+        assert!(
+            matches!(&error, Error::Invalid { field: "command", message } if message.contains("131071")),
+            "{error:?}"
+        );
+        assert!(command(&body(&long[1..], None), DEFAULT_TIMEOUT).is_ok());
+        let with_env = |value: &str, count: usize| wire::Exec {
+            env: Some((0..count).map(|n| (format!("V{n}"), value.to_owned())).collect()),
+            ..body("a", None)
+        };
+        for bad in [with_env(&long, 1), with_env(&long[..100_000], 6)] {
+            let error = command(&bad, DEFAULT_TIMEOUT).unwrap_err();
+            assert!(matches!(error, Error::Invalid { field: "env", .. }), "{error:?}");
+        }
+        let late = command(&body("a", Some(601.0)), DEFAULT_TIMEOUT).unwrap_err();
+        assert_eq!(late.status().1, "TIMEOUT_TOO_LONG");
         let good = command(&body("echo a", Some(1.5)), DEFAULT_TIMEOUT).unwrap();
         assert_eq!(good.argv.last().map(String::as_str), Some("echo a"));
         assert_eq!(good.timeout, Some(Duration::from_millis(1500)));

@@ -116,7 +116,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
         let query = axum::extract::Query::<T>::from_request_parts(parts, state).await;
         query.map(|axum::extract::Query(value)| Self(value)).map_err(|error: QueryRejection| {
-            Error::BadRequest { code: "INVALID_QUERY", message: error.body_text() }
+            let text = error.body_text();
+            match text.split_once("missing field `").and_then(|(_, rest)| rest.split_once('`')) {
+                Some((field, _)) => Error::BadRequest {
+                    code: "MISSING_PARAM",
+                    message: format!("the query parameter `{field}` is missing"),
+                },
+                None => Error::BadRequest { code: "INVALID_QUERY", message: text },
+            }
         })
     }
 }

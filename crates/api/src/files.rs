@@ -23,6 +23,7 @@ use serde::Deserialize;
 
 use crate::{
     AppState, Caller, Error, Json, Path, Query,
+    error::FILES_AWAY,
     sandboxes::{guest_error, time},
 };
 
@@ -78,7 +79,30 @@ fn absolute(path: &str) -> Result<String, Error> {
     if path.contains('\0') {
         return refuse("must not hold a NUL character");
     }
-    Ok(if path.starts_with('/') { path.to_owned() } else { format!("{WORKDIR}/{path}") })
+    if path.starts_with('/') {
+        return Ok(path.to_owned());
+    }
+    if leaves(path) {
+        return refuse("leaves the working folder; an absolute path may name any place");
+    }
+    Ok(format!("{WORKDIR}/{path}"))
+}
+
+/// Whether a relative path goes above where it begins, at any point.
+fn leaves(path: &str) -> bool {
+    let mut depth = 0_usize;
+    path.split('/').any(|part| match part {
+        "" | "." => false,
+        ".." if depth == 0 => true,
+        ".." => {
+            depth -= 1;
+            false
+        }
+        _ => {
+            depth += 1;
+            false
+        }
+    })
 }
 
 fn content(file: &wire::Write, is_legacy: bool) -> Result<Bytes, Error> {
@@ -221,7 +245,7 @@ async fn send(
     let mut bytes = state.control.guest.read(&endpoint, &path).await.map_err(guest_error)?;
     // The first piece tells whether it can be read at all, while the status can still say so.
     let first = bytes.next().await.transpose().map_err(|error| Error::Busy {
-        code: "SANDBOX_FILE_AGENT_UNAVAILABLE",
+        code: FILES_AWAY,
         message: format!("the file could not be read: {error}"),
         retry_after_ms: 500,
     })?;
@@ -386,7 +410,10 @@ mod tests {
         assert_eq!(absolute("a/b").unwrap(), "/workspace/a/b");
         assert_eq!(absolute("/etc/x").unwrap(), "/etc/x");
         let long = "x".repeat(MAX_PATH + 1);
-        for bad in ["", "a\0b", &long] {
+        assert_eq!(absolute("a/../b").unwrap(), "/workspace/a/../b");
+        assert_eq!(absolute("..a/...").unwrap(), "/workspace/..a/...");
+        for bad in ["", "a\0b", &long, "..", "../../etc/passwd", "a/../../b", "./..", "a/..//../b"]
+        {
             let error = absolute(bad).unwrap_err();
             assert!(matches!(error, Error::BadRequest { code: "INVALID_PATH", .. }), "{error:?}");
         }

@@ -12,9 +12,12 @@ use miosa_control::{
 };
 use miosa_types::{PreviewId, SandboxId, guest};
 use miosa_wire::{Data, previews as wire};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 
-use crate::{AppState, Caller, Error, Json, Path, sandboxes::time};
+use crate::{
+    AppState, Caller, Error, Json, Path, extract::parse, names, sandboxes::time, unsupported,
+};
 
 /// Port of a preview if neither caller nor template names one.
 const DEFAULT_PORT: u16 = 3000;
@@ -31,8 +34,9 @@ async fn expose(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<SandboxId>,
-    Json(body): Json<wire::Expose>,
+    Json(body): Json<Value>,
 ) -> Result<Json<Data<wire::Exposed>>, Error> {
+    let body: wire::Expose = read(&body)?;
     let row = sandboxes::get(&state.control, caller.tenant, id).await?;
     let template = state.control.templates.resolve(&row.template);
     let own = template.and_then(|template| template.preview_port).unwrap_or(DEFAULT_PORT);
@@ -47,6 +51,22 @@ async fn expose(
     })))
 }
 
+/// Reads a body whose preview is as public and lives as long as every preview here.
+fn read<T: DeserializeOwned>(body: &Value) -> Result<T, Error> {
+    let fields = unsupported::fields(body);
+    match fields.get("visibility") {
+        None | Some(Value::Null) => {}
+        Some(Value::String(word)) if word == "public" => {}
+        // Said rather than ignored: a preview that is thought to be private must be.
+        Some(other) => {
+            let message = format!("it is {other}, but every preview is \"public\"");
+            return Err(Error::Invalid { field: "visibility", message });
+        }
+    }
+    unsupported::refuse(fields, &unsupported::PREVIEW)?;
+    parse(body.to_string().as_bytes())
+}
+
 fn check_port(port: u16) -> Result<(), Error> {
     if port == 0 || port == guest::PORT {
         let message = format!("port {port} cannot be previewed");
@@ -59,16 +79,14 @@ async fn create(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<SandboxId>,
-    Json(body): Json<wire::Create>,
+    Json(body): Json<Value>,
 ) -> Result<(StatusCode, Json<Data<wire::Preview>>), Error> {
+    let body: wire::Create = read(&body)?;
     check_port(body.port)?;
-    if let Some(other) = body.visibility.as_deref().filter(|word| *word != "public") {
-        // Said rather than ignored: a preview that is thought to be private must be.
-        let message = format!("`{other}` previews are not available, only `public` ones");
-        return Err(Error::Invalid { field: "visibility", message });
-    }
-    let new =
-        previews::New { name: body.name.or(body.label), port: body.port, metadata: body.metadata };
+    names::check_free_data(&body.metadata)?;
+    let name = body.name.or(body.label);
+    let name = names::maybe("name", name.as_deref(), names::MEDIUM)?;
+    let new = previews::New { name, port: body.port, metadata: body.metadata };
     let (row, preview) = previews::create(&state.control, caller.tenant, id, new).await?;
     Ok((StatusCode::CREATED, Json(Data::new(view(&state.control, &row, preview)))))
 }

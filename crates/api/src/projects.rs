@@ -14,7 +14,7 @@ use serde::Deserialize;
 use sqlx::AnyConnection;
 
 use crate::{
-    AppState, Caller, Error, Json, Path, Query,
+    AppState, Caller, Error, Json, Path, Query, names,
     scope::{self, Selectors},
     tenants::check_name,
 };
@@ -60,6 +60,7 @@ async fn create(
 ) -> Result<(StatusCode, Json<Data<wire::Project>>), Error> {
     let env = &state.control.env;
     let name = check_name(&new.name)?.to_owned();
+    names::check_free_data(&new.metadata)?;
     let selectors = Selectors {
         workspace_id: new.workspace_id,
         workspace_slug: new.workspace_slug,
@@ -70,8 +71,7 @@ async fn create(
     let mut tx = state.control.store.begin().await?;
     let workspace = scope::workspace(&mut tx, env, caller.tenant, &selectors).await?;
     let slug = match &new.slug {
-        Some(slug) => Slug::parse(slug)
-            .map_err(|error| Error::Invalid { field: "slug", message: error.to_string() })?,
+        Some(slug) => names::slug("slug", slug)?,
         None => free_slug(&mut tx, &state, &workspace, &name).await?,
     };
     let project = Project {
@@ -123,6 +123,7 @@ async fn change(
     Path(id): Path<ProjectId>,
     Json(change): Json<Change>,
 ) -> Result<Json<Data<wire::Project>>, Error> {
+    names::check_free_data(&change.metadata)?;
     let mut tx = state.control.store.begin().await?;
     let mut project = find(&mut tx, &caller, id).await?;
     if let Some(name) = &change.name {

@@ -14,7 +14,7 @@ use http::{HeaderValue, header};
 use miosa_wire::envelope::{ErrorBody, ErrorEnvelope, FieldError};
 use tracing::Instrument as _;
 
-use crate::{AppState, Error};
+use crate::{AppState, Error, rest::Rest};
 
 /// Name of the header that carries the request id.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -25,7 +25,11 @@ pub async fn layer(State(state): State<AppState>, mut request: Request, next: Ne
     let span = tracing::info_span!("request", request_id = %id, method = %request.method(),
         path = %request.uri().path());
     request.extensions_mut().insert(RequestId(id.clone()));
+    let (request, rest) = Rest::watch(request);
     let response = next.run(request).instrument(span.clone()).await;
+    if response.status().is_client_error() || response.status().is_server_error() {
+        rest.discard().await;
+    }
     let _entered = span.enter();
     let mut response = render(response, &id);
     if let Ok(value) = HeaderValue::from_str(&id) {
@@ -71,7 +75,9 @@ fn envelope(error: &Error, code: &'static str, request_id: &str) -> ErrorEnvelop
         });
     };
     match error {
-        Error::Invalid { field: name, message } => field(name, message),
+        Error::Invalid { field: name, message } | Error::Refused { field: name, message, .. } => {
+            field(name, message);
+        }
         Error::InvalidFields { errors } => errors.iter().for_each(|(name, why)| field(name, why)),
         _ => {}
     }

@@ -21,8 +21,11 @@ use serde::Deserialize;
 
 use crate::{
     AppState, Caller, Error, Json, Path, Query,
+    error::FILES_AWAY,
     extract::parse,
+    names::{self, check_free_data},
     scope::{self, Selectors},
+    unsupported,
 };
 
 /// Life time of a sandbox that names none, in seconds.
@@ -37,8 +40,6 @@ const MAX_WAIT: Duration = Duration::from_secs(50);
 const STREAM_WAIT: Duration = Duration::from_mins(2);
 /// Between two comments that keep a stream alive.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Most entries and bytes of environment, metadata and tags together.
-const MAX_FREE_DATA: usize = 64 * 1024;
 
 /// Routes below `/api/v1`.
 pub fn routes() -> Router<AppState> {
@@ -70,11 +71,13 @@ impl From<ControlError> for Error {
     }
 }
 
-/// What the caller is told when the guest says no.
+/// What the caller is told when the guest says no to something about a path.
 pub(crate) fn guest_error(error: guest::Error) -> Error {
     match error {
         guest::Error::NotFound { what } => Error::NotFound { kind: "path", id: what },
-        guest::Error::Invalid { reason } => Error::Invalid { field: "path", message: reason },
+        guest::Error::Invalid { reason } => {
+            Error::BadRequest { code: "INVALID_PATH", message: reason }
+        }
         guest::Error::NoSpace => Error::Conflict {
             code: "NO_SPACE",
             message: "no space is left in the sandbox".to_owned(),
@@ -83,7 +86,7 @@ pub(crate) fn guest_error(error: guest::Error) -> Error {
         guest::Error::Unavailable { source } => {
             tracing::warn!(error = %source, "a guest does not answer");
             Error::Busy {
-                code: "SANDBOX_FILE_AGENT_UNAVAILABLE",
+                code: FILES_AWAY,
                 message: "the sandbox does not answer".to_owned(),
                 retry_after_ms: 500,
             }
@@ -107,6 +110,7 @@ async fn create(
     let text = body.to_string();
     let create: wire::Create = parse(text.as_bytes())?;
     let selectors: Selectors = parse(text.as_bytes())?;
+    refuse_unsupported(&body)?;
     let wait = wait(query.wait.as_deref())?;
     check(&create)?;
     let mut tx = control.store.begin().await?;
@@ -148,6 +152,14 @@ fn invalid(field: &'static str, message: impl Into<String>) -> Error {
     Error::Invalid { field, message: message.into() }
 }
 
+fn refuse_unsupported(body: &serde_json::Value) -> Result<(), Error> {
+    let body = unsupported::fields(body);
+    if body.get("auto_start") == Some(&false.into()) {
+        return Err(unsupported::not_supported("auto_start"));
+    }
+    unsupported::refuse(body, &unsupported::CREATE_SANDBOX)
+}
+
 /// Checks everything that does not need the database, so that a bad request makes nothing.
 fn check(create: &wire::Create) -> Result<(), Error> {
     create.name.as_deref().map_or(Ok(()), check_name)?;
@@ -184,7 +196,7 @@ fn new(create: wire::Create, selectors: Selectors, place: Place) -> Result<New, 
         slug: slug(&create)?,
         template: create.template().map(str::to_owned),
         size: size(&create)?,
-        name: create.name,
+        name: create.name.map(|name| name.trim().to_owned()),
         env: create.env.unwrap_or_default(),
         metadata: create.metadata.unwrap_or_default(),
         tags: create.tags.unwrap_or_default(),
@@ -205,20 +217,13 @@ fn is_env_name(name: &str) -> bool {
 }
 
 fn check_name(name: &str) -> Result<(), Error> {
-    let is_fine = (1..=128).contains(&name.chars().count()) && !name.contains(char::is_control);
-    is_fine.then_some(()).ok_or_else(|| invalid("name", "a name has 1 to 128 characters"))
+    names::display("name", name, names::MEDIUM).map(drop)
 }
 
 fn check_timeout(timeout_s: u32) -> Result<(), Error> {
     let is_fine = (1..=MAX_TIMEOUT_S).contains(&timeout_s);
     let message = format!("it must be from 1 to {MAX_TIMEOUT_S} seconds");
     is_fine.then_some(()).ok_or_else(|| invalid("timeout_sec", message))
-}
-
-fn check_free_data(data: &impl serde::Serialize) -> Result<(), Error> {
-    let length = serde_json::to_vec(data).map_or(usize::MAX, |text| text.len());
-    let message = format!("env, metadata and tags together may have {MAX_FREE_DATA} bytes");
-    (length <= MAX_FREE_DATA).then_some(()).ok_or_else(|| invalid("metadata", message))
 }
 
 /// Query of the list; each of the three styles of paging.
@@ -310,13 +315,15 @@ async fn update(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<SandboxId>,
-    Json(body): Json<wire::Update>,
+    Json(body): Json<serde_json::Value>,
 ) -> Result<Json<Data<wire::Sandbox>>, Error> {
+    unsupported::refuse(unsupported::fields(&body), &unsupported::UPDATE_SANDBOX)?;
+    let body: wire::Update = parse(body.to_string().as_bytes())?;
     body.name.as_deref().map_or(Ok(()), check_name)?;
     body.timeout_sec.map_or(Ok(()), check_timeout)?;
     check_free_data(&(&body.metadata, &body.tags))?;
     let change = Change {
-        name: body.name,
+        name: body.name.map(|name| name.trim().to_owned()),
         metadata: body.metadata,
         tags: body.tags,
         timeout_s: body.timeout_sec,

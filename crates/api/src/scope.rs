@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Map;
 use sqlx::AnyConnection;
 
-use crate::Error;
+use crate::{Error, names};
 
 /// How a caller names workspace and project. Flatten it into a request body.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -101,7 +101,8 @@ pub(crate) async fn workspace(
             return Ok(found);
         }
         let Some(name) = name else { return Err(missing(slug)) };
-        let slug = parse_slug("workspace_slug", slug)?;
+        let slug = names::slug("workspace_slug", slug)?;
+        let name = names::display("workspace_name", name, names::SHORT)?;
         let new = new_workspace(env, tenant, name, slug, external);
         workspaces::insert(db, &new).await?;
         return Ok(new);
@@ -117,6 +118,7 @@ pub(crate) async fn workspace(
     if let Some(found) = workspaces::find(db, tenant, by).await? {
         return Ok(found);
     }
+    let name = names::display("external_workspace_id", name, names::LONG)?;
     let slug = if external.is_none() { default_slug()? } else { free_slug(env, name)? };
     let new = new_workspace(env, tenant, name, slug, external);
     workspaces::insert(db, &new).await?;
@@ -143,10 +145,16 @@ async fn project(
         return Ok(found.id);
     }
     let (name, slug) = match (slug, name, external) {
-        (Some(slug), Some(name), _) => (name, parse_slug("project_slug", slug)?),
+        (Some(slug), Some(name), _) => {
+            let name = names::display("project_name", name, names::SHORT)?;
+            (name, names::slug("project_slug", slug)?)
+        }
         (Some(slug), None, _) => return Err(missing(slug)),
         (None, Some(name), _) => return Err(missing(name)),
-        (None, None, Some(external)) => (external, free_slug(env, external)?),
+        (None, None, Some(external)) => {
+            let name = names::display("external_project_id", external, names::LONG)?;
+            (name, free_slug(env, external)?)
+        }
         (None, None, None) => (DEFAULT_NAME, default_slug()?),
     };
     let now = env.now();
@@ -170,15 +178,11 @@ pub(crate) const DEFAULT_SLUG: &str = "default";
 const DEFAULT_NAME: &str = "Default";
 
 fn default_slug() -> Result<Slug, Error> {
-    parse_slug("slug", DEFAULT_SLUG)
+    names::slug("slug", DEFAULT_SLUG)
 }
 
 fn given(text: Option<&String>) -> Option<&str> {
     text.map(String::as_str).filter(|text| !text.is_empty())
-}
-
-fn parse_slug(field: &'static str, text: &str) -> Result<Slug, Error> {
-    Slug::parse(text).map_err(|error| Error::Invalid { field, message: error.to_string() })
 }
 
 /// A slug that tells the name and is free: the name alone may be taken by another spelling.
@@ -187,7 +191,7 @@ pub(crate) fn free_slug(env: &Env, name: &str) -> Result<Slug, Error> {
     let base: String = base.chars().take(30).collect();
     let tail = env.slug(6);
     let text = if base.is_empty() { tail } else { format!("{}-{tail}", base.trim_matches('-')) };
-    parse_slug("slug", &text)
+    names::slug("slug", &text)
 }
 
 pub(crate) fn new_workspace(

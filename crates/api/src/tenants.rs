@@ -17,10 +17,7 @@ use miosa_wire::{
     tenants::{self as wire, NewTenant, RenameTenant, TenantCreated},
 };
 
-use crate::{AppState, Caller, Error, Json, Path, auth, domains};
-
-/// Longest display name, in characters.
-const MAX_NAME: usize = 80;
+use crate::{AppState, Caller, Error, Json, Path, auth, domains, names};
 
 /// Slugs that stand for something else below the apps domain.
 const RESERVED: [&str; 1] = ["e2b"];
@@ -198,15 +195,7 @@ pub(crate) fn render(tenant: &Tenant, config: &Domains) -> wire::Tenant {
 
 /// Checks a display name.
 pub(crate) fn check_name(name: &str) -> Result<&str, Error> {
-    let name = name.trim();
-    let length = name.chars().count();
-    if (1..=MAX_NAME).contains(&length) && !name.chars().any(char::is_control) {
-        return Ok(name);
-    }
-    Err(Error::Invalid {
-        field: "name",
-        message: format!("a name has 1 to {MAX_NAME} printable characters"),
-    })
+    names::display("name", name, names::SHORT)
 }
 
 fn slug_of(name: &str, wanted: Option<&str>) -> Result<Slug, Error> {

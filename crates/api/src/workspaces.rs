@@ -15,7 +15,7 @@ use miosa_wire::{
 };
 use sqlx::AnyConnection;
 
-use crate::{AppState, Caller, Error, Json, Path, scope, tenants::check_name};
+use crate::{AppState, Caller, Error, Json, Path, names, scope, tenants::check_name};
 
 /// Routes of this area.
 pub fn routes() -> Router<AppState> {
@@ -39,6 +39,7 @@ async fn create(
 ) -> Result<Response, Error> {
     let env = &state.control.env;
     let name = check_name(&new.name)?;
+    names::check_free_data(&new.metadata)?;
     let external = new.external_workspace_id.as_deref().filter(|text| !text.is_empty());
     let mut tx = state.control.store.begin().await?;
     if let Some(external) = external
@@ -74,8 +75,7 @@ async fn slug(
     new: &NewWorkspace,
 ) -> Result<Slug, Error> {
     if let Some(slug) = &new.slug {
-        return Slug::parse(slug)
-            .map_err(|error| Error::Invalid { field: "slug", message: error.to_string() });
+        return names::slug("slug", slug);
     }
     if let Some(slug) = Slug::from_display(&new.name)
         && workspaces::find(db, caller.tenant, By::Slug(slug.as_str())).await?.is_none()
@@ -100,6 +100,7 @@ async fn change(
     Path(id): Path<WorkspaceId>,
     Json(change): Json<Change>,
 ) -> Result<Json<Data<wire::Workspace>>, Error> {
+    names::check_free_data(&change.metadata)?;
     let mut tx = state.control.store.begin().await?;
     let mut workspace = find(&mut tx, &caller, id).await?;
     if let Some(name) = &change.name {

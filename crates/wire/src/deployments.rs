@@ -352,6 +352,9 @@ pub struct PublishRequest {
     pub external_user_id: Option<String>,
     /// The tenant's own id.
     pub external_project_id: Option<String>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
 }
 
 /// `POST …/rollback`.

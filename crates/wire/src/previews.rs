@@ -36,8 +36,6 @@ pub struct Create {
     pub name: Option<String>,
     /// See `name`.
     pub label: Option<String>,
-    /// `public`.
-    pub visibility: Option<String>,
     /// The tenant's own data.
     #[serde(default)]
     pub metadata: Map<String, Value>,

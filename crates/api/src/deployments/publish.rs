@@ -13,7 +13,7 @@ use miosa_wire::{
 };
 
 use super::render;
-use crate::{AppState, Caller, Error, Json, Path};
+use crate::{AppState, Caller, Error, Json, Path, names, unsupported};
 
 pub(super) fn routes() -> Router<AppState> {
     Router::new()
@@ -43,7 +43,11 @@ async fn deploy(
     Json(body): Json<PublishRequest>,
 ) -> Result<(StatusCode, Json<Deployed>), Error> {
     let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
-    let target = match (given(&body.deployment_id), given(&body.name), given(&body.slug)) {
+    let name = names::maybe("name", given(&body.name).as_deref(), names::LONG)?;
+    if let Some(slug) = given(&body.slug) {
+        super::check_slug(&slug, name.as_deref())?;
+    }
+    let target = match (given(&body.deployment_id), name, given(&body.slug)) {
         (Some(id), _, _) => Target::Existing(id),
         (None, Some(name), _) | (None, None, Some(name)) => Target::Named(name),
         (None, None, None) => Target::New,
@@ -82,6 +86,8 @@ async fn run(
 }
 
 fn order(sandbox: SandboxId, target: Target, body: PublishRequest) -> Result<Publish, Error> {
+    unsupported::refuse(&body.rest, &unsupported::PUBLISH)?;
+    names::check_free_data(&(&body.env, &body.metadata))?;
     let kind = match body.kind.as_deref() {
         None => None,
         Some("auto" | "") => Some(KindChoice::Auto),

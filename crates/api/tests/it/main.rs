@@ -4,5 +4,6 @@
 mod authorization;
 mod idempotency;
 mod protocol;
+mod requests;
 mod support;
 mod tenants;
