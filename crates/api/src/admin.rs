@@ -56,8 +56,10 @@ struct Fill {
 
 #[derive(Debug, Serialize)]
 struct Monitor {
+    /// Probes since control started.
+    checks: u64,
     /// Replicas under watch.
-    checks: usize,
+    watched: usize,
     /// Replicas that do not answer now.
     suspects: usize,
     /// Replicas that ended or cannot be seen.
@@ -139,7 +141,8 @@ fn monitor(state: &AppState, replicas: &[Observed]) -> Monitor {
     let watched = replicas.iter().filter(|one| matches!(one.owner, Owner::Version(_)));
     let error = |one: &&Observed| metrics::phase_word(&one.phase) == "error";
     Monitor {
-        checks: watched.clone().count(),
+        checks: state.control.suspects.checks(),
+        watched: watched.clone().count(),
         suspects: state.control.suspects.all().len(),
         marked_error: watched.filter(error).count(),
     }

@@ -10,7 +10,10 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-use miosa_control::deployments::{self as control, Change, Error as ControlError, Filter, New};
+use miosa_control::{
+    deployments::{self as control, Change, Error as ControlError, Filter, New},
+    waiting,
+};
 use miosa_store::deployments::External;
 use miosa_types::{DeploymentId, InstanceId, ProjectId, Slug, VersionId, deployment::VersionState};
 use miosa_wire::{
@@ -290,7 +293,12 @@ async fn version(
     Path((key, id)): Path<(String, VersionId)>,
 ) -> Result<Json<Data<wire::Version>>, Error> {
     let (row, found) = control::get_version(&state.control, caller.tenant, &key, id).await?;
-    Ok(Json(Data::new(render::version(&state.control.config.domains, &row, &found))))
+    let mut shown = render::version(&state.control.config.domains, &row, &found);
+    if shown.error_message.is_none() {
+        shown.error_message =
+            waiting::explain(&state.control, &found).await.map_err(ControlError::from)?;
+    }
+    Ok(Json(Data::new(shown)))
 }
 
 async fn releases(

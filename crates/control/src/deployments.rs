@@ -14,7 +14,7 @@ use miosa_types::{
 };
 use serde_json::{Map, Value};
 
-use crate::{Control, sandboxes};
+use crate::{Control, sandboxes, waiting};
 
 pub use miosa_store::{
     deployments::{Deployment, External, Filter},
@@ -99,6 +99,8 @@ pub struct Shown {
     pub active: Option<Version>,
     /// Address of a ready replica.
     pub runtime: Option<std::net::SocketAddr>,
+    /// Why the active version does not answer yet, if it does not.
+    pub waiting: Option<String>,
 }
 
 /// A deployment without a version.
@@ -233,7 +235,12 @@ pub async fn show(control: &Control, deployment: Deployment) -> Result<Shown, Er
         None => None,
     };
     let is_building = versions::building(&mut db, tenant).await?.contains(&deployment.id);
-    Ok(show_row(control, deployment, active, is_building))
+    drop(db);
+    let waiting = match &active {
+        Some(version) => waiting::explain(control, version).await?,
+        None => None,
+    };
+    Ok(Shown { waiting, ..show_row(control, deployment, active, is_building) })
 }
 
 fn show_row(
@@ -253,6 +260,7 @@ fn show_row(
         url: control.config.domains.url(&host),
         active,
         runtime,
+        waiting: None,
         deployment,
     }
 }
@@ -439,7 +447,14 @@ pub async fn list_instances(
 ) -> Result<(Deployment, Vec<Instance>), Error> {
     let deployment = get(control, tenant, key).await?;
     let mut db = control.store.conn().await?;
-    let listed = instances::list(&mut db, tenant, deployment.id, MAX_LISTED).await?;
+    let mut listed = instances::list(&mut db, tenant, deployment.id, MAX_LISTED).await?;
+    for row in listed.iter_mut().filter(|row| row.ended_at.is_none() && row.error.is_none()) {
+        let Some(replica) = running(control, row.id) else { continue };
+        let Some(version) = versions::find(&mut db, tenant, row.version).await? else { continue };
+        if let Some(expected) = waiting::Expected::of(&version) {
+            row.error = waiting::of_replica(control, &expected, &replica).await;
+        }
+    }
     Ok((deployment, listed))
 }
 

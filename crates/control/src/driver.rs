@@ -16,6 +16,12 @@ use miosa_types::Env;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::back_off::BackOff;
+
+/// After steps that failed.
+const REST: BackOff =
+    BackOff { first: Duration::from_millis(100), longest: Duration::from_secs(10) };
+
 /// An idempotent function from current state to actions.
 #[async_trait]
 pub trait Reconciler: Send + Sync + 'static {
@@ -122,18 +128,13 @@ pub async fn run(reconciler: Arc<dyn Reconciler>, env: Env, steps: Steps, stop: 
             tracing::info!(reconciler = reconciler.name(), ?report, "acted");
         }
         steps.record(reconciler.name(), LastStep { at: env.now(), report, error });
-        let pause = if failures == 0 { reconciler.period() } else { back_off(failures) };
+        let pause = if failures == 0 { reconciler.period() } else { REST.pause(failures) };
         tokio::select! {
             () = stop.cancelled() => return,
             () = wake.notified() => {}
             () = tokio::time::sleep(pause.min(reconciler.period())) => {}
         }
     }
-}
-
-/// 100 ms, doubled with each failure in a row, at most 10 s.
-fn back_off(failures: u32) -> Duration {
-    Duration::from_millis(100 << failures.saturating_sub(1).min(7)).min(Duration::from_secs(10))
 }
 
 #[cfg(test)]

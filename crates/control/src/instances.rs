@@ -3,7 +3,7 @@
 //! Promises: [`changes`] is pure; a row is only ever written from what was observed; an instance
 //! that is not observed any more has ended, and its row says how.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use miosa_provider::{Exit, Observed, Owner, Phase};
@@ -25,17 +25,27 @@ pub struct News {
     pub is_final: bool,
 }
 
+/// What is known beside what the provider reports.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Replicas that do not answer the monitor.
+    pub suspects: &'a BTreeSet<InstanceId>,
+    /// Replicas whose workload was told to go.
+    pub told: &'a BTreeSet<InstanceId>,
+    /// The time.
+    pub now: Timestamp,
+}
+
 /// The rows to write: what changed since `known`, which holds every row that is not final.
 pub fn changes(
     known: &BTreeMap<InstanceId, Instance>,
     versions: &BTreeMap<VersionId, Version>,
     replicas: &[Observed],
-    is_suspect: impl Fn(InstanceId) -> bool,
-    now: Timestamp,
+    facts: &Facts<'_>,
 ) -> Vec<News> {
     let mut rows = Vec::new();
     let mut exits: BTreeMap<VersionId, &Exit> = BTreeMap::new();
-    let mut present = std::collections::BTreeSet::new();
+    let mut present = BTreeSet::new();
     for observed in replicas {
         let Owner::Version(version) = observed.owner else { continue };
         present.insert(observed.instance);
@@ -43,7 +53,7 @@ pub fn changes(
             exits.insert(version, exit);
         }
         let Some(version) = versions.get(&version) else { continue };
-        let row = row(observed, version, is_suspect(observed.instance), now);
+        let row = row(observed, version, facts);
         let is_news = known.get(&row.id).is_none_or(|old| has_changed(old, &row));
         if is_news {
             rows.push(News { row, is_final: false });
@@ -52,7 +62,7 @@ pub fn changes(
     for old in known.values().filter(|old| !present.contains(&old.id)) {
         let exit = exits.get(&old.version).copied().filter(|exit| exit.at >= old.started_at);
         if exit.is_some() || old.ended_at.is_none() {
-            rows.push(ended(old, exit, now));
+            rows.push(ended(old, exit, facts));
         }
     }
     rows
@@ -70,12 +80,15 @@ pub const fn state(phase: &Phase, is_suspect: bool) -> InstanceState {
     }
 }
 
-fn row(observed: &Observed, version: &Version, is_suspect: bool, now: Timestamp) -> Instance {
+fn row(observed: &Observed, version: &Version, facts: &Facts<'_>) -> Instance {
+    let is_told = facts.told.contains(&observed.instance);
+    let is_suspect = facts.suspects.contains(&observed.instance);
     let addr = match observed.phase {
         Phase::Running { addr } | Phase::Ready { addr } | Phase::Draining { addr } => Some(addr),
         Phase::Pending { .. } | Phase::Lost | Phase::Exited { .. } => None,
     };
     let error = match &observed.phase {
+        _ if is_told => None,
         Phase::Exited { code } => Some(exit_text(Some(*code), None)),
         Phase::Lost => Some("It cannot be seen any more.".to_owned()),
         _ => None,
@@ -85,14 +98,14 @@ fn row(observed: &Observed, version: &Version, is_suspect: bool, now: Timestamp)
         tenant: version.tenant,
         deployment: version.deployment,
         version: version.id,
-        state: state(&observed.phase, is_suspect),
+        state: if is_told { InstanceState::Stopped } else { state(&observed.phase, is_suspect) },
         ip: addr.map(|addr| addr.ip().to_string()),
         port: addr.map(|addr| addr.port()),
         restarts: observed.restarts,
         error,
         started_at: observed.started_at,
         ready_at: observed.ready_at,
-        last_seen_at: now,
+        last_seen_at: facts.now,
         ended_at: None,
     }
 }
@@ -103,14 +116,15 @@ fn has_changed(old: &Instance, new: &Instance) -> bool {
 }
 
 /// A replica that was told to end is `destroyed`; one that vanished by itself is `error`.
-fn ended(old: &Instance, exit: Option<&Exit>, now: Timestamp) -> News {
-    let was_told = matches!(old.state, InstanceState::Stopped | InstanceState::Destroyed);
+fn ended(old: &Instance, exit: Option<&Exit>, facts: &Facts<'_>) -> News {
+    let was_told = facts.told.contains(&old.id)
+        || matches!(old.state, InstanceState::Stopped | InstanceState::Destroyed);
     let error = match exit {
         Some(exit) if !was_told => Some(exit_text(exit.code, Some(&exit.log_tail))),
         _ => old.error.clone(),
     };
     let state = if was_told { InstanceState::Destroyed } else { InstanceState::Error };
-    let ended_at = Some(old.ended_at.unwrap_or(now));
+    let ended_at = Some(old.ended_at.unwrap_or(facts.now));
     let row = Instance { state, error, ended_at, ..old.clone() };
     News { row, is_final: was_told || exit.is_some() }
 }

@@ -5,6 +5,7 @@
 //! a pure `plan` whose shell does the I/O; status is only ever written from what was observed.
 
 pub mod assembly;
+pub mod back_off;
 pub mod certificates;
 pub mod deployments;
 pub mod driver;
@@ -21,6 +22,7 @@ pub mod rollout;
 pub mod routes;
 pub mod sandboxes;
 pub mod templates;
+pub mod waiting;
 pub mod workloads;
 
 use std::{path::PathBuf, sync::Arc};

@@ -6,7 +6,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -38,19 +41,28 @@ const TICK: Duration = Duration::from_secs(1);
 /// Probes at once.
 const AT_ONCE: usize = 64;
 
-/// Replicas that did not answer two probes in a row. Cheap to clone.
+/// Replicas that did not answer two probes in a row, and how many probes there were. Cheap to
+/// clone.
 #[derive(Clone, Debug, Default)]
-pub struct Suspects(Arc<RwLock<BTreeSet<InstanceId>>>);
+pub struct Suspects {
+    current: Arc<RwLock<BTreeSet<InstanceId>>>,
+    checks: Arc<AtomicU64>,
+}
 
 impl Suspects {
     /// All of them.
     pub fn all(&self) -> BTreeSet<InstanceId> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Probes since control started.
+    pub fn checks(&self) -> u64 {
+        self.checks.load(Ordering::Relaxed)
     }
 
     /// Replaces the set; whether it changed.
     fn set(&self, suspects: BTreeSet<InstanceId>) -> bool {
-        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let has_changed = *current != suspects;
         *current = suspects;
         has_changed
@@ -192,12 +204,14 @@ impl Monitor {
                 _ => None,
             };
             let path = path.unwrap_or_else(|| "/".to_owned());
-            let probe = control.probe.clone();
+            let (probe, checks) = (control.probe.clone(), control.suspects.checks.clone());
             async move {
                 let addr = observed.phase.ready()?;
                 let host = addr.to_string();
                 let target = Target { addr, host, path, timeout: TIMEOUT };
-                Some((probe.probe(&target).await, observed))
+                let outcome = probe.probe(&target).await;
+                checks.fetch_add(1, Ordering::Relaxed);
+                Some((outcome, observed))
             }
         };
         let asked: Vec<_> = futures_util::stream::iter(due.into_iter().map(ask))

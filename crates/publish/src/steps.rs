@@ -22,6 +22,8 @@ pub(crate) enum Stage {
 
 /// The guest ends a process at its deadline; this much later nothing more is expected of it.
 const GRACE: Duration = Duration::from_secs(15);
+/// Last lines that may say why a command failed.
+const LOOKED_AT: usize = 50;
 
 /// Runs a shell line. The inner error is the app's: a sentence for its owner.
 pub(crate) async fn run_line(
@@ -54,7 +56,9 @@ pub(crate) async fn run_line(
                     let minutes = deadline.as_secs().div_ceil(60);
                     return Ok(Err(format!("`{line}` took longer than {minutes} minutes")));
                 }
-                Output::Ended { code, .. } => return Ok(Err(ended(line, code))),
+                Output::Ended { code, .. } => {
+                    return Ok(Err(ended(line, code, &cx.log.tail(LOOKED_AT))));
+                }
             }
         }
         Err(unavailable(DOING, std::io::Error::from(std::io::ErrorKind::UnexpectedEof)))
@@ -62,10 +66,18 @@ pub(crate) async fn run_line(
     within(deadline + GRACE, DOING, running).await?
 }
 
-fn ended(line: &str, code: i32) -> String {
+/// What a tool says of a full disk and of full memory is worth more than its exit code.
+fn ended(line: &str, code: i32, output: &[String]) -> String {
+    let says = |part: &str| output.iter().any(|line| line.contains(part));
     match code {
         137 => format!("`{line}` was killed (exit code 137); it probably ran out of memory"),
+        _ if says("ENOSPC") || says("No space left on device") => {
+            format!("`{line}` failed because the disk of the build sandbox is full")
+        }
+        _ if says("JavaScript heap out of memory") => format!("`{line}` ran out of memory"),
         127 => format!("`{line}` failed: a command was not found (exit code 127)"),
+        129..=192 => format!("`{line}` was ended by signal {}", code - 128),
+        _ if code < 0 => format!("`{line}` was killed"),
         _ => format!("`{line}` failed with exit code {code}"),
     }
 }
@@ -150,4 +162,26 @@ pub(crate) async fn within<T>(
     step: impl Future<Output = T>,
 ) -> Result<T, BuildError> {
     tokio::time::timeout(deadline, step).await.map_err(|late| unavailable(doing, late))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_command_is_told_with_its_reason() {
+        for (code, output, expected) in [
+            (1, "x", "exit code 1"),
+            (1, "npm ERR! code ENOSPC", "disk of the build sandbox is full"),
+            (2, "cp: write: No space left on device", "disk of the build sandbox is full"),
+            (134, "FATAL ERROR: JavaScript heap out of memory", "ran out of memory"),
+            (137, "", "probably ran out of memory"),
+            (139, "", "signal 11"),
+            (-1, "", "was killed"),
+            (127, "vite: not found", "a command was not found"),
+        ] {
+            let told = ended("npm run build", code, &[output.to_owned()]);
+            assert!(told.contains(expected) && !told.contains("-1"), "{code}: {told}");
+        }
+    }
 }

@@ -107,6 +107,22 @@ pub async fn set_error(db: &mut AnyConnection, id: InstanceId, error: &str) -> R
     Ok(())
 }
 
+/// Like [`set_error`], unless something is said of it already.
+pub async fn add_error(db: &mut AnyConnection, id: InstanceId, error: &str) -> Result<(), Error> {
+    const ADD: &str =
+        "update instances set error_message = $2 where id = $1 and error_message is null";
+    sqlx::query(ADD).bind(id.to_string()).bind(error).execute(db).await?;
+    Ok(())
+}
+
+/// Notes that the instances of a version are told to end.
+pub async fn set_stopping(db: &mut AnyConnection, version: VersionId) -> Result<(), Error> {
+    const STOPPING: &str =
+        "update instances set state = 'stopped' where version_id = $1 and ended_at_ms is null";
+    sqlx::query(STOPPING).bind(version.to_string()).execute(db).await?;
+    Ok(())
+}
+
 /// Why the newest instance of a version that failed did so.
 pub async fn last_error(
     db: &mut AnyConnection,
@@ -117,6 +133,26 @@ pub async fn last_error(
         where version_id = $1 and error_message is not null
         order by started_at_ms desc, id desc limit 1";
     Ok(sqlx::query_scalar(LAST).bind(version.to_string()).fetch_optional(db).await?)
+}
+
+/// Why the newest instance of a version that ended, or was told to, without ever having been
+/// ready did so; of those that began since `since`.
+pub async fn last_late(
+    db: &mut AnyConnection,
+    version: VersionId,
+    since: Timestamp,
+) -> Result<Option<String>, Error> {
+    const LAST: &str = "
+        select error_message from instances
+        where version_id = $1 and started_at_ms >= $2 and ready_at_ms is null
+            and error_message is not null
+        order by started_at_ms desc, id desc limit 1";
+    let found = sqlx::query_scalar(LAST)
+        .bind(version.to_string())
+        .bind(since.as_millisecond())
+        .fetch_optional(db)
+        .await?;
+    Ok(found)
 }
 
 /// How many instances of a version that began since `since` ended without ever having been

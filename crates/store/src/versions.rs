@@ -247,6 +247,20 @@ pub async fn set_failed(
     changed(done.rows_affected(), id)
 }
 
+/// Notes why a version is still `building`; no effect on one that is not.
+pub async fn note_interruption(
+    db: &mut AnyConnection,
+    id: VersionId,
+    why: &str,
+    now: Timestamp,
+) -> Result<(), Error> {
+    const NOTE: &str = "
+        update versions set failure = $2, updated_at_ms = $3
+        where id = $1 and state = 'building'";
+    sqlx::query(NOTE).bind(id.to_string()).bind(why).bind(now.as_millisecond()).execute(db).await?;
+    Ok(())
+}
+
 /// Notes that it was made the active version.
 pub async fn set_promoted(
     db: &mut AnyConnection,

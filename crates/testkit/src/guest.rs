@@ -28,12 +28,26 @@ struct State {
     /// Commands whose line contains the text end with that code and output.
     scripts: Vec<(String, i32, String)>,
     commands: Vec<Vec<String>>,
+    /// What every guest tells.
+    ports: Vec<u16>,
+    /// Commands during which the guest goes silent, by a part of their line, and how often.
+    silent: BTreeMap<String, u32>,
 }
 
 impl FakeGuest {
     /// From now on a command whose line contains `part` prints `output` and ends with `code`.
     pub fn script(&self, part: &str, code: i32, output: &str) {
         self.lock().scripts.push((part.to_owned(), code, output.to_owned()));
+    }
+
+    /// From now on every guest tells that these ports are listened on.
+    pub fn listen(&self, ports: &[u16]) {
+        self.lock().ports = ports.to_vec();
+    }
+
+    /// The guest goes silent during the next `times` commands whose line contains `part`.
+    pub fn go_silent(&self, part: &str, times: u32) {
+        self.lock().silent.insert(part.to_owned(), times);
     }
 
     /// Every command that was started.
@@ -109,6 +123,12 @@ impl Guest for FakeGuest {
         let script = state.scripts.iter().find(|(part, ..)| line.contains(part.as_str()));
         let (code, output) =
             script.map_or((0, String::new()), |(_, code, output)| (*code, output.clone()));
+        for (part, times) in &mut state.silent {
+            if line.contains(part.as_str()) && *times > 0 {
+                *times -= 1;
+                return Err(failed(std::io::ErrorKind::ConnectionReset.into()));
+            }
+        }
         let outputs = [
             Ok(Output::Started { pid: 7 }),
             Ok(Output::Stdout(output.into())),
@@ -224,7 +244,13 @@ impl Guest for FakeGuest {
     }
 
     async fn ports(&self, _: &Endpoint) -> Result<Vec<ListeningPort>, Error> {
-        Ok(vec![])
+        let port = |port: &u16| ListeningPort {
+            address: "::".into(),
+            port: *port,
+            pid: None,
+            process: None,
+        };
+        Ok(self.lock().ports.iter().map(port).collect())
     }
 
     async fn logs(&self, _: &Endpoint, _: u32) -> Result<Bytes, Error> {

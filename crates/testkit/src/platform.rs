@@ -9,7 +9,7 @@ use std::{
 
 use miosa_artifact::ArtifactStore;
 use miosa_control::{
-    Config, Control, Observations, Wakes,
+    Config, Control, Observations, PoolTarget, Wakes,
     assembly::{self, Options},
     deployments::{self, Shown},
     driver::Steps,
@@ -56,6 +56,7 @@ pub struct Platform {
     /// Who visitors ask.
     pub edge: FakeEdge,
     running: RwLock<Option<Running>>,
+    pool: u32,
     folder: tempfile::TempDir,
 }
 
@@ -90,6 +91,14 @@ impl Platform {
     /// # Panics
     /// If the machine does not let it.
     pub async fn start() -> Self {
+        Self::start_with_pool(0).await
+    }
+
+    /// Starts one in an empty folder that keeps that many warm slots.
+    ///
+    /// # Panics
+    /// If the machine does not let it.
+    pub async fn start_with_pool(pool: u32) -> Self {
         let clock = ManualClock::new("2026-06-01T12:00:00Z".parse().expect("a time"));
         let env = Env::fixed(clock.clone(), 7);
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -103,6 +112,7 @@ impl Platform {
             env,
             edge,
             running: RwLock::new(None),
+            pool,
             folder,
         };
         platform.start_control().await;
@@ -134,7 +144,7 @@ impl Platform {
             in_hand: InHand::default(),
             artifacts: ArtifactStore::open(&data_dir.join("artifacts")).expect("a store"),
             env: self.env.clone(),
-            config: config(data_dir),
+            config: config(data_dir, self.pool),
             observed: Observations::default(),
             wakes: Wakes::default(),
         });
@@ -349,7 +359,8 @@ fn socket(folder: &Path) -> std::path::PathBuf {
     folder.join("link.sock")
 }
 
-fn config(data_dir: &Path) -> Config {
+fn config(data_dir: &Path, pool: u32) -> Config {
+    let pool = PoolTarget { template: TEMPLATE.into(), size: size(), count: pool };
     Config {
         domains: Domains {
             base: "platform.localhost".into(),
@@ -357,7 +368,7 @@ fn config(data_dir: &Path) -> Config {
             https_port: 8443,
         },
         data_dir: data_dir.to_owned(),
-        pool: vec![],
+        pool: vec![pool],
         plain_http: false,
         default_template: TEMPLATE.into(),
     }

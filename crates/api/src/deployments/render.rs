@@ -54,7 +54,7 @@ pub(super) fn deployment(shown: &Shown) -> wire::Deployment {
         external_project_id: row.external.project.clone(),
         public_url: Some(shown.url.clone()),
         auto_subdomain: Some(row.slug.to_string()),
-        error_message: row.failure.clone(),
+        error_message: row.failure.clone().or_else(|| shown.waiting.clone()),
         created_at: row.created_at,
         updated_at: row.updated_at,
     }

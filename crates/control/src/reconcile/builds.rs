@@ -2,7 +2,10 @@
 //!
 //! Promises: a build starts from the durable source only, so control may die at any moment and
 //! the next one builds again; a version leaves `building` in one transaction with what follows
-//! from that; a build sandbox that no build of this process uses is removed.
+//! from that; a build sandbox that no build of this process uses is removed; what was not the
+//! app's fault is tried again, ever later, and its owner is told meanwhile.
+
+mod reason;
 
 use std::{
     collections::BTreeMap,
@@ -11,6 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use miosa_provider::{Key, Observed, Owner, Phase};
 use miosa_publish::{Artifact, BuildContext, BuildError, BuildLog, Deadlines};
 use miosa_store::{
@@ -18,7 +22,7 @@ use miosa_store::{
     versions::{self, Version},
 };
 use miosa_types::{
-    VersionId, WorkloadId,
+    Env, VersionId, WorkloadId,
     deployment::{VersionKind, VersionState},
     guest::Endpoint,
 };
@@ -26,9 +30,12 @@ use tokio::sync::Notify;
 
 use crate::{
     Control,
+    back_off::BackOff,
     driver::{Reconciler, Report, StepError},
     workloads,
 };
+
+use reason::{ended, sentence, with_causes};
 
 /// Builds at once.
 pub const MAX_AT_ONCE: usize = 2;
@@ -37,7 +44,12 @@ pub const TIME_LIMIT: Duration = Duration::from_mins(15);
 /// How long the build sandbox may take to start.
 pub const START_DEADLINE: Duration = Duration::from_mins(1);
 /// Attempts that end for reasons that are not the app's.
-pub const ATTEMPTS: u32 = 3;
+pub const ATTEMPTS: u32 = 6;
+/// Before the next of them.
+pub const REST: BackOff =
+    BackOff { first: Duration::from_secs(2), longest: Duration::from_mins(1) };
+/// How long the end of a build sandbox may take to be seen.
+const EXIT_WAIT: Duration = Duration::from_secs(2);
 /// Log lines in the reason of a failure.
 const TAIL_LINES: usize = 30;
 /// The log is saved this often while a build runs.
@@ -55,7 +67,40 @@ pub struct Builds {
 #[derive(Debug, Default)]
 struct Running {
     workloads: BTreeMap<VersionId, WorkloadId>,
-    attempts: BTreeMap<VersionId, u32>,
+    interrupted: BTreeMap<VersionId, Interrupted>,
+}
+
+/// A version whose attempts so far ended for reasons that are not the app's.
+#[derive(Clone, Debug, Default)]
+struct Interrupted {
+    /// Of each attempt.
+    reasons: Vec<String>,
+    /// When the next may begin.
+    until: Timestamp,
+}
+
+impl Interrupted {
+    /// Takes in one more; how long to wait for the next attempt.
+    fn again(&mut self, reason: String, env: &Env) -> Duration {
+        self.reasons.push(reason);
+        let pause = REST.spread(self.attempts(), env);
+        self.until = env.now() + pause;
+        pause
+    }
+
+    fn attempts(&self) -> u32 {
+        u32::try_from(self.reasons.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// The versions whose build begins now, of those that wait for one.
+fn plan(waiting: &[VersionId], running: &Running, now: Timestamp) -> Vec<VersionId> {
+    let is_due = |id: &VersionId| {
+        let rests = running.interrupted.get(id).is_some_and(|one| now < one.until);
+        !rests && !running.workloads.contains_key(id)
+    };
+    let free = MAX_AT_ONCE.saturating_sub(running.workloads.len());
+    waiting.iter().copied().filter(is_due).take(free).collect()
 }
 
 /// How one attempt ended.
@@ -80,23 +125,29 @@ impl Builds {
         tokio::spawn(async move {
             let id = version.id;
             let log = BuildLog::new();
+            let earlier = lock(&running).interrupted.get(&id).cloned().unwrap_or_default();
+            earlier.reasons.iter().for_each(|reason| log.note(reason));
             let outcome = attempt(&control, &version, workload, &log).await;
-            let attempts = {
+            let rest = conclude(&control, &version, (outcome, earlier), &log).await;
+            let pause = {
                 let mut running = lock(&running);
-                let attempts = running.attempts.entry(id).or_default();
-                *attempts += 1;
-                *attempts
+                running.workloads.remove(&id);
+                let pause = rest.as_ref().map(|(_, pause)| *pause);
+                match rest {
+                    Some((interrupted, _)) => running.interrupted.insert(id, interrupted),
+                    None => running.interrupted.remove(&id),
+                };
+                pause
             };
-            if let Err(error) = record(&control, &version, outcome, attempts, &log).await {
-                // The version is still `building`, so it is built again.
-                tracing::warn!(version = %id, %error, "the outcome of a build is not recorded");
-            }
-            lock(&running).workloads.remove(&id);
             let key = Key { workload, revision: 1 };
             if let Err(error) = control.provider.delete(key, 0).await {
                 tracing::debug!(version = %id, %error, "a build sandbox is removed later");
             }
             control.wakes.builds.notify_one();
+            if let Some(pause) = pause {
+                tokio::time::sleep(pause).await;
+                control.wakes.builds.notify_one();
+            }
         });
     }
 
@@ -124,7 +175,11 @@ async fn attempt(
             Ok(endpoint) => endpoint,
             Err(outcome) => return outcome,
         };
-        build(control, version, &endpoint, log).await
+        let building = build(control, version, (&endpoint, workload), log);
+        tokio::select! {
+            outcome = building => outcome,
+            Some(why) = sandbox_end(control, workload, TIME_LIMIT) => Outcome::Interrupted(why),
+        }
     };
     let save = async {
         let mut saved = String::new();
@@ -165,29 +220,48 @@ async fn sandbox(
     let spec = workloads::build_spec(version, workload);
     control.provider.apply(&spec).await.map_err(|error| match error {
         miosa_provider::Error::Invalid { reason } => Outcome::Failed(reason),
-        error => Outcome::Interrupted(format!("The build sandbox could not be started: {error}.")),
+        error => Outcome::Interrupted(format!(
+            "The build sandbox could not be started: {}.",
+            with_causes(&error)
+        )),
     })?;
     let look = |observed: &crate::Observations| {
-        let replicas = observed.of_workload(workload)?;
-        let replica = replicas.into_iter().next()?;
-        match replica.phase {
-            Phase::Ready { .. } => replica.guest.map(Ok),
-            Phase::Exited { code } => {
-                Some(Err(format!("The build sandbox ended with code {code}.")))
-            }
+        let replica = observed.of_workload(workload)?.into_iter().next()?;
+        match (ended(&replica), replica.phase) {
+            (Some(why), _) => Some(Err(why)),
+            (None, Phase::Ready { .. }) => replica.guest.map(Ok),
             _ => None,
         }
     };
+    let seconds = START_DEADLINE.as_secs();
     match control.observed.wait_for(START_DEADLINE, look).await {
         Some(outcome) => outcome.map_err(Outcome::Interrupted),
-        None => Err(Outcome::Interrupted("The build sandbox did not start in time.".to_owned())),
+        None => Err(Outcome::Interrupted(format!(
+            "The build sandbox could not be started: it was not ready within {seconds} s."
+        ))),
     }
+}
+
+/// How the sandbox of a running build ended, once it did.
+async fn sandbox_end(
+    control: &Control,
+    workload: WorkloadId,
+    deadline: Duration,
+) -> Option<String> {
+    let look = |observed: &crate::Observations| {
+        let replicas = observed.of_workload(workload)?;
+        let Some(replica) = replicas.first() else {
+            return Some("The build sandbox was removed.".to_owned());
+        };
+        ended(replica)
+    };
+    control.observed.wait_for(deadline, look).await
 }
 
 async fn build(
     control: &Control,
     version: &Version,
-    endpoint: &Endpoint,
+    (endpoint, workload): (&Endpoint, WorkloadId),
     log: &BuildLog,
 ) -> Outcome {
     let Some(source) = version.source else {
@@ -209,21 +283,59 @@ async fn build(
     match miosa_publish::build(&context).await {
         Ok(built) => Outcome::Built(built),
         Err(BuildError::Failed { reason, .. }) => Outcome::Failed(reason),
-        Err(error @ (BuildError::NoSpace | BuildError::Unavailable { .. })) => {
-            tracing::warn!(version = %version.id, error = ?error, "a build was interrupted");
-            Outcome::Interrupted(error.to_string())
+        Err(error @ BuildError::NoSpace) => Outcome::Interrupted(sentence(&error.to_string())),
+        Err(error @ BuildError::Unavailable { .. }) => {
+            // A guest that does not answer is most often one that ended.
+            let end = sandbox_end(control, workload, EXIT_WAIT).await;
+            Outcome::Interrupted(end.unwrap_or_else(|| sentence(&with_causes(&error))))
         }
     }
+}
+
+/// Writes down how an attempt ended. What is to be remembered, and the pause before the next
+/// attempt, if there is to be one.
+async fn conclude(
+    control: &Control,
+    version: &Version,
+    (outcome, mut earlier): (Outcome, Interrupted),
+    log: &BuildLog,
+) -> Option<(Interrupted, Duration)> {
+    let (id, next) = (version.id, earlier.attempts() + 2);
+    let why = match outcome {
+        Outcome::Interrupted(why) if next <= ATTEMPTS => {
+            let pause = earlier.again(why.clone(), &control.env);
+            let seconds = pause.as_secs_f32().ceil();
+            let next = format!("Attempt {next} of {ATTEMPTS} begins in {seconds} s.");
+            log.note(&why);
+            log.note(&next);
+            save_log(control, id, &log.text()).await;
+            tracing::warn!(version = %id, why, next, "a build was interrupted");
+            if let Err(error) = record_interrupted(control, version, &format!("{why} {next}")).await
+            {
+                tracing::warn!(version = %id, %error, "its interruption is not recorded");
+            }
+            return Some((earlier, pause));
+        }
+        Outcome::Interrupted(why) => {
+            log.note(&why);
+            Outcome::Failed(format!("{why} The build was tried {ATTEMPTS} times."))
+        }
+        outcome => outcome,
+    };
+    save_log(control, id, &log.text()).await;
+    let error = record(control, version, why, log).await.err()?;
+    // The version is still `building`, so it is built again.
+    tracing::warn!(version = %id, %error, "the outcome of a build is not recorded");
+    let pause = earlier.again("The outcome of the build could not be saved.".into(), &control.env);
+    Some((earlier, pause))
 }
 
 async fn record(
     control: &Control,
     version: &Version,
     outcome: Outcome,
-    attempts: u32,
     log: &BuildLog,
 ) -> Result<(), miosa_store::Error> {
-    save_log(control, version.id, &log.text()).await;
     match outcome {
         Outcome::Built(built) => {
             let mut last = Ok(());
@@ -235,10 +347,6 @@ async fn record(
             }
             last?;
             tracing::info!(version = %version.id, framework = built.framework, "built");
-        }
-        Outcome::Interrupted(why) if attempts < ATTEMPTS => {
-            tracing::warn!(version = %version.id, why, "builds again");
-            return Ok(());
         }
         Outcome::Failed(reason) | Outcome::Interrupted(reason) => {
             let tail = log.tail(TAIL_LINES).join("\n");
@@ -264,8 +372,18 @@ async fn record_built(
 ) -> Result<(), miosa_store::Error> {
     let now = control.env.now();
     let mut tx = control.store.begin().await?;
+    let before = versions::find(&mut tx, version.tenant, version.id).await?;
     versions::set_ready(&mut tx, version.id, &row(&built.artifact), now).await?;
-    let deployment = deployments::find(&mut tx, version.tenant, version.deployment).await?;
+    let mut deployment = deployments::find(&mut tx, version.tenant, version.deployment).await?;
+    // What was told of an interrupted attempt is over.
+    let told = before.and_then(|before| before.failure);
+    if let Some(deployment) = &mut deployment
+        && deployment.failure.is_some()
+        && deployment.failure == told
+    {
+        deployment.failure = None;
+        deployments::observe(&mut tx, deployment.id, deployment.serving_version, None).await?;
+    }
     if let Some(mut deployment) = deployment.filter(|_| version.is_promoted_when_ready) {
         let active = match deployment.active_version {
             Some(active) => versions::find(&mut tx, version.tenant, active).await?,
@@ -279,6 +397,18 @@ async fn record_built(
             versions::set_promoted(&mut tx, version.id, now).await?;
         }
     }
+    Ok(tx.commit().await?)
+}
+
+/// Tells the owner why it is still being built.
+async fn record_interrupted(
+    control: &Control,
+    version: &Version,
+    why: &str,
+) -> Result<(), miosa_store::Error> {
+    let mut tx = control.store.begin().await?;
+    versions::note_interruption(&mut tx, version.id, why, control.env.now()).await?;
+    deployments::set_failure(&mut tx, version.deployment, why).await?;
     Ok(tx.commit().await?)
 }
 
@@ -336,19 +466,20 @@ impl Reconciler for Builds {
         drop(db);
         let mut report =
             Report { looked_at: waiting.len(), acted: strays.len(), ..Report::default() };
-        for version in waiting {
-            let running = lock(&self.running);
-            let is_full = running.workloads.len() >= MAX_AT_ONCE;
-            let is_running = running.workloads.contains_key(&version.id);
-            drop(running);
-            if is_full {
-                break;
-            }
-            if !is_running {
-                self.start(version);
-                report.acted += 1;
-            }
+        let ids: Vec<_> = waiting.iter().map(|version| version.id).collect();
+        let due = {
+            let mut running = lock(&self.running);
+            let Running { workloads, interrupted } = &mut *running;
+            interrupted.retain(|id, _| ids.contains(id) || workloads.contains_key(id));
+            plan(&ids, &running, self.control.env.now())
+        };
+        for version in waiting.into_iter().filter(|version| due.contains(&version.id)) {
+            self.start(version);
+            report.acted += 1;
         }
         Ok(report)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //! deployment keeps no other from its turn.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -20,7 +20,7 @@ use miosa_store::{
 };
 use miosa_types::{
     DeploymentId, InstanceId, VersionId,
-    deployment::VersionState,
+    deployment::{InstanceState, VersionState},
     host,
     link::{self, Entry, ReplicaState, Target},
 };
@@ -29,9 +29,9 @@ use tokio::sync::Notify;
 use crate::{
     Control,
     driver::{Reconciler, Report, StepError},
-    instances::{self, News},
+    instances::{self, Facts, News},
     rollout::{self, Action, Desired, Seen},
-    routes,
+    routes, waiting,
     workloads::{self, STOP_GRACE_S},
 };
 
@@ -46,6 +46,8 @@ pub struct Deployments {
     control: Arc<Control>,
     /// Rows of instances that had not ended, as last written; `None` before they were read.
     known: Mutex<Option<BTreeMap<InstanceId, Instance>>>,
+    /// Replicas whose workload was told to go: what becomes of them is no fault.
+    told: Mutex<BTreeSet<InstanceId>>,
 }
 
 /// What one step looks at.
@@ -75,7 +77,7 @@ struct Turn<'a> {
 impl Deployments {
     /// Deployments of this installation.
     pub fn new(control: Arc<Control>) -> Self {
-        Self { control, known: Mutex::new(None) }
+        Self { control, known: Mutex::new(None), told: Mutex::default() }
     }
 
     async fn observe_instances(&self, world: &World) -> Result<(), miosa_store::Error> {
@@ -86,9 +88,10 @@ impl Deployments {
             None => rows::alive(&mut db).await?.into_iter().map(|row| (row.id, row)).collect(),
         };
         let suspects = self.control.suspects.all();
-        let is_suspect = |instance| suspects.contains(&instance);
         let now = self.control.env.now();
-        let changes = instances::changes(&known, &world.versions, &world.replicas, is_suspect, now);
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let facts = Facts { suspects: &suspects, told: &told, now };
+        let changes = instances::changes(&known, &world.versions, &world.replicas, &facts);
         for News { row, is_final } in changes {
             rows::observe(&mut db, &row).await?;
             if row.ended_at.is_some() {
@@ -109,8 +112,8 @@ impl Deployments {
 
     /// Replicas that no deployment can want: of failed, archived or deleted versions.
     async fn remove_orphans(&self, world: &World, all: &[Deployment]) -> Result<usize, StepError> {
-        let wanted: std::collections::BTreeSet<_> = all.iter().map(|d| d.id).collect();
-        let mut keys = std::collections::BTreeSet::new();
+        let wanted: BTreeSet<_> = all.iter().map(|d| d.id).collect();
+        let mut keys = BTreeSet::new();
         for observed in &world.replicas {
             let Owner::Version(version) = observed.owner else { continue };
             let row = world.versions.get(&version);
@@ -121,16 +124,51 @@ impl Deployments {
             }
         }
         for (version, key) in &keys {
-            self.delete_workload(*version, *key).await?;
+            self.delete_workload(world, *version, *key).await?;
         }
         Ok(keys.len())
     }
 
-    async fn delete_workload(&self, version: VersionId, key: Key) -> Result<(), StepError> {
+    async fn delete_workload(
+        &self,
+        world: &World,
+        version: VersionId,
+        key: Key,
+    ) -> Result<(), StepError> {
         let mut db = self.control.store.conn().await?;
+        // Noted before the provider hears of it, or the end could be seen before its reason.
+        rows::set_stopping(&mut db, version).await?;
+        let of = |o: &&Observed| o.owner == Owner::Version(version);
+        let replicas = world.replicas.iter().filter(of).map(|o| o.instance);
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).extend(replicas);
+        if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+            for row in known.values_mut().filter(|row| row.version == version) {
+                if row.ended_at.is_none() {
+                    row.state = InstanceState::Stopped;
+                }
+            }
+        }
         versions::raise_revision(&mut db, version, key.revision).await?;
         drop(db);
         Ok(self.control.provider.delete(key, STOP_GRACE_S).await?)
+    }
+
+    /// What is wanted again may fail again; what is gone is forgotten.
+    fn forget_told(&self, world: &World, all: &[Deployment]) {
+        let is_on = |d: &&Deployment| !d.is_stopped && d.deleted_at.is_none();
+        let wanted: BTreeSet<_> =
+            all.iter().filter(is_on).filter_map(|d| d.active_version).collect();
+        let is_going = |o: &&Observed| match o.owner {
+            Owner::Version(version) => !wanted.contains(&version),
+            _ => false,
+        };
+        let going: BTreeSet<_> =
+            world.replicas.iter().filter(is_going).map(|o| o.instance).collect();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_open = |id: &InstanceId| known.as_ref().is_some_and(|known| known.contains_key(id));
+        let seen = |id: &InstanceId| world.replicas.iter().any(|o| o.instance == *id);
+        told.retain(|id| going.contains(id) || (is_open(id) && !seen(id)));
     }
 
     async fn turn(&self, turn: &Turn<'_>) -> Result<usize, StepError> {
@@ -170,12 +208,17 @@ impl Deployments {
             Action::Replace { instance, when } => {
                 let found = turn.world.replicas.iter().find(|o| o.instance == instance);
                 let Some(observed) = found else { return Ok(()) };
-                self.note_late(observed).await?;
+                let version = match observed.owner {
+                    Owner::Version(version) => turn.world.versions.get(&version),
+                    _ => None,
+                };
+                let expected = version.and_then(waiting::Expected::of);
+                self.note_late(observed, expected.as_ref()).await?;
                 Ok(provider.replace(observed.key, instance, when).await?)
             }
             Action::Delete { version } => {
                 let Some(key) = turn.key(version) else { return Ok(()) };
-                self.delete_workload(version, key).await
+                self.delete_workload(turn.world, version, key).await
             }
             Action::GiveUp { version } => {
                 let reason = self.reason(turn, version).await?;
@@ -193,9 +236,18 @@ impl Deployments {
     }
 
     /// Keeps what a replica printed that is replaced because it did not become ready.
-    async fn note_late(&self, observed: &Observed) -> Result<(), StepError> {
+    async fn note_late(
+        &self,
+        observed: &Observed,
+        expected: Option<&waiting::Expected>,
+    ) -> Result<(), StepError> {
         let Phase::Running { .. } = observed.phase else { return Ok(()) };
-        let mut text = format!("It was not ready within {} s.", rollout::START_DEADLINE.as_secs());
+        let mut text = format!("It was not ready within {} s", rollout::START_DEADLINE.as_secs());
+        if let (Some(endpoint), Some(expected)) = (&observed.guest, expected) {
+            let ports = waiting::ports(&self.control, endpoint).await;
+            text = format!("{text}: {}", expected.missed(ports.as_deref()));
+        }
+        text.push('.');
         if let Some(endpoint) = &observed.guest {
             let asked = self.control.guest.logs(endpoint, LOG_BYTES);
             if let Ok(Ok(log)) = tokio::time::timeout(LOG_DEADLINE, asked).await {
@@ -231,6 +283,11 @@ impl Deployments {
         // One that served before may serve again another time.
         if turn.version(version)?.served_at.is_none() {
             versions::set_failed(&mut tx, version, reason, now).await?;
+        }
+        for observed in &turn.world.replicas {
+            if observed.owner == Owner::Version(version) {
+                rows::add_error(&mut tx, observed.instance, &given_up(observed)).await?;
+            }
         }
         let mut deployment = turn.deployment.clone();
         deployment.active_version = deployment.serving_version;
@@ -310,6 +367,14 @@ impl Deployments {
     }
 }
 
+/// What is said of a replica that ends because its version was given up.
+fn given_up(observed: &Observed) -> String {
+    let text = "It was ended because its version did not come up.".to_owned();
+    let Some(exit) = &observed.last_exit else { return text };
+    let how = instances::exit_text(exit.code, Some(&exit.log_tail));
+    format!("{text} The one before: {how}")
+}
+
 impl Turn<'_> {
     fn version(&self, id: VersionId) -> Result<&Version, StepError> {
         self.world.versions.get(&id).ok_or_else(|| format!("{id:?} is not there").into())
@@ -347,6 +412,7 @@ impl Reconciler for Deployments {
         drop(db);
         let versions = versions.into_iter().map(|version| (version.id, version)).collect();
         let world = World { versions, replicas };
+        self.forget_told(&world, &all);
         self.observe_instances(&world).await?;
         let suspects = self.control.suspects.all();
         let is_held = |instance| self.control.edges.holds(instance);

@@ -1,9 +1,13 @@
 //! Fills the warm pool up to its targets and retires slots that do not fit them.
 //!
 //! [`plan`] decides and does no I/O. At most one slot starts at a time, and none while a sandbox
-//! of a tenant comes up, so that filling never starves a create.
+//! of a tenant comes up, so that filling never starves a create. A target whose slots fail rests
+//! longer each time and keeps no other from its turn.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -12,10 +16,17 @@ use miosa_store::pool_slots::{self, Slot};
 use miosa_types::{Digest, Size, WorkloadId};
 use tokio::sync::Notify;
 
-use crate::{Control, Reconciler, Report, driver::StepError, sandboxes::START_DEADLINE};
+use crate::{
+    Control, Reconciler, Report, back_off::BackOff, driver::StepError, sandboxes::START_DEADLINE,
+};
 
 /// Slots looked at in one step; targets beyond it are not filled.
 const LOOK_AT: u32 = 1000;
+/// Before the next start of a target whose slots failed.
+pub const REST: BackOff =
+    BackOff { first: Duration::from_secs(1), longest: Duration::from_mins(1) };
+/// Failures remembered of each target; with as many the rest is the longest.
+const REMEMBERED: usize = 8;
 
 /// What to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +52,23 @@ pub struct Free {
     pub size: Size,
     /// When it was asked for.
     pub created_at: Timestamp,
+    /// When it became ready.
+    pub ready_at: Option<Timestamp>,
     /// What is seen of it; `None`: nothing is there.
     pub phase: Option<Phase>,
+}
+
+/// A slot that could not be started, or that ended or was lost while nobody had it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Its workload.
+    pub workload: WorkloadId,
+    /// What it was started from.
+    pub digest: Digest,
+    /// Its limits.
+    pub size: Size,
+    /// When that was seen.
+    pub at: Timestamp,
 }
 
 /// Each may be repeated at any time.
@@ -56,42 +82,96 @@ pub enum Action {
     Retire(WorkloadId),
 }
 
-/// Compares targets with slots. `is_busy`: a sandbox of a tenant is coming up.
+/// Compares targets with slots. `failures`: what [`learn`] made of the slots that failed;
+/// `is_busy`: a sandbox of a tenant is coming up.
 ///
 /// Invariants (tested): never two starts; never a start that would exceed a target; never
-/// retires a good slot that is within its target.
-pub fn plan(targets: &[Target], free: &[Free], is_busy: bool, now: Timestamp) -> Vec<Action> {
+/// retires a good slot that is within its target; never starts for a target that rests.
+pub fn plan(
+    targets: &[Target],
+    free: &[Free],
+    failures: &[Failure],
+    is_busy: bool,
+    now: Timestamp,
+) -> Vec<Action> {
+    let rests = |target: &Target| rest_ends(target, failures).is_some_and(|end| now < end);
     let mut actions = Vec::new();
-    let mut starting = 0;
+    let mut is_starting = false;
     let mut missing = None;
     let mut kept = vec![0_usize; targets.len()];
     let mut slots: Vec<_> = free.iter().collect();
     // Ready ones are kept first, then the older.
     slots.sort_by_key(|slot| (!is_ready(slot), slot.created_at, slot.workload));
     for slot in slots {
-        let of = |target: &Target| target.digest == slot.digest && target.size == slot.size;
-        let place = targets.iter().position(of).filter(|n| kept[*n] < targets[*n].count);
-        match place {
+        let place = targets.iter().position(|target| is_of(target, slot.digest, slot.size));
+        match place.filter(|n| kept[*n] < targets[*n].count) {
             Some(n) if !is_spoilt(slot, now) => {
                 kept[n] += 1;
-                starting += usize::from(!is_ready(slot));
-                if slot.phase.is_none() {
+                if slot.phase.is_some() {
+                    is_starting |= !is_ready(slot);
+                } else if !rests(&targets[n]) {
                     missing = Some(slot.workload);
                 }
             }
             _ => actions.push(Action::Retire(slot.workload)),
         }
     }
-    if is_busy {
+    if is_busy || is_starting {
         return actions;
     }
     if let Some(workload) = missing {
         actions.push(Action::Again(workload));
-    } else if starting == 0 {
-        let short = targets.iter().zip(&kept).find(|(target, kept)| **kept < target.count);
-        actions.extend(short.map(|(target, _)| Action::Start(target.clone())));
+        return actions;
     }
+    let short = targets.iter().zip(&kept).filter(|(target, kept)| **kept < target.count);
+    let able = short.map(|(target, _)| target).filter(|target| !rests(target));
+    // One that fails comes after those that do not, or it could take every turn.
+    let next = able.min_by_key(|target| count(target, failures));
+    actions.extend(next.cloned().map(Action::Start));
     actions
+}
+
+/// What to remember of failures after a look at the slots: a slot that is spoilt counts once, and
+/// one that came up after them ends a row of failures.
+pub fn learn(
+    targets: &[Target],
+    free: &[Free],
+    mut failures: Vec<Failure>,
+    now: Timestamp,
+) -> Vec<Failure> {
+    for slot in free.iter().filter(|slot| is_spoilt(slot, now)) {
+        if failures.iter().all(|failure| failure.workload != slot.workload) {
+            let Free { workload, digest, size, .. } = *slot;
+            failures.push(Failure { workload, digest, size, at: now });
+        }
+    }
+    let mut kept = Vec::new();
+    for target in targets {
+        let of = |failure: &&Failure| is_of(target, failure.digest, failure.size);
+        let slots = free.iter().filter(|slot| is_of(target, slot.digest, slot.size));
+        let came_up = slots.filter(|slot| is_ready(slot)).filter_map(|slot| slot.ready_at).max();
+        let newest = failures.iter().filter(of).map(|failure| failure.at).max();
+        if came_up.is_none() || came_up <= newest {
+            let skipped = failures.iter().filter(of).count().saturating_sub(REMEMBERED);
+            kept.extend(failures.iter().filter(of).skip(skipped).cloned());
+        }
+    }
+    kept
+}
+
+fn is_of(target: &Target, digest: Digest, size: Size) -> bool {
+    target.digest == digest && target.size == size
+}
+
+fn count(target: &Target, failures: &[Failure]) -> usize {
+    failures.iter().filter(|failure| is_of(target, failure.digest, failure.size)).count()
+}
+
+/// When the rest after the last failure of a target ends; `None` if there was none.
+fn rest_ends(target: &Target, failures: &[Failure]) -> Option<Timestamp> {
+    let of = failures.iter().filter(|failure| is_of(target, failure.digest, failure.size));
+    let last = of.map(|failure| failure.at).max()?;
+    Some(last + REST.pause(u32::try_from(count(target, failures)).unwrap_or(u32::MAX)))
 }
 
 const fn is_ready(slot: &Free) -> bool {
@@ -110,7 +190,10 @@ fn is_spoilt(slot: &Free, now: Timestamp) -> bool {
 
 /// The reconciler.
 #[derive(Debug)]
-pub struct Pool(pub Arc<Control>);
+pub struct Pool {
+    control: Arc<Control>,
+    failures: Mutex<Vec<Failure>>,
+}
 
 #[async_trait]
 impl Reconciler for Pool {
@@ -123,18 +206,24 @@ impl Reconciler for Pool {
     }
 
     fn wake(&self) -> Arc<Notify> {
-        self.0.wakes.pool.clone()
+        self.control.wakes.pool.clone()
     }
 
     async fn step(&self) -> Result<Report, StepError> {
-        let control = &self.0;
+        let control = &self.control;
         let rows = pool_slots::free(&mut *control.store.conn().await?, LOOK_AT).await?;
         // Nothing is known: a slot that is not seen may be there.
         let Some(seen) = control.observed.replicas() else { return Ok(Report::default()) };
         let free: Vec<_> = rows.iter().map(|slot| free(slot, &seen)).collect();
         let is_busy = control.in_hand.count() > 0;
+        let (targets, now) = (targets(control), control.env.now());
+        let failures = {
+            let mut failures = self.failures();
+            *failures = learn(&targets, &free, std::mem::take(&mut failures), now);
+            failures.clone()
+        };
         let mut report = Report { looked_at: free.len(), ..Report::default() };
-        for action in plan(&targets(control), &free, is_busy, control.env.now()) {
+        for action in plan(&targets, &free, &failures, is_busy, now) {
             match self.act(&rows, &action).await {
                 Ok(()) => report.acted += 1,
                 Err(error) => {
@@ -148,8 +237,28 @@ impl Reconciler for Pool {
 }
 
 impl Pool {
+    /// The pool of this installation.
+    pub fn new(control: Arc<Control>) -> Self {
+        Self { control, failures: Mutex::default() }
+    }
+
+    fn failures(&self) -> std::sync::MutexGuard<'_, Vec<Failure>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the provider for a slot.
+    async fn start(&self, slot: &Slot) -> Result<(), StepError> {
+        let started = self.control.provider.apply(&spec(slot)).await;
+        if started.is_err() {
+            let (workload, digest, size) = (slot.workload, slot.template_digest, slot.size);
+            let at = self.control.env.now();
+            self.failures().push(Failure { workload, digest, size, at });
+        }
+        Ok(started?)
+    }
+
     async fn act(&self, rows: &[Slot], action: &Action) -> Result<(), StepError> {
-        let control = &self.0;
+        let control = &self.control;
         match action {
             Action::Start(target) => {
                 let slot = Slot {
@@ -162,11 +271,11 @@ impl Pool {
                 };
                 // The row first: what is there without a row is a leftover.
                 pool_slots::insert(&mut *control.store.conn().await?, &slot).await?;
-                control.provider.apply(&spec(&slot)).await?;
+                self.start(&slot).await?;
             }
             Action::Again(workload) => {
                 if let Some(slot) = rows.iter().find(|slot| slot.workload == *workload) {
-                    control.provider.apply(&spec(slot)).await?;
+                    self.start(slot).await?;
                 }
             }
             Action::Retire(workload) => {
@@ -199,6 +308,7 @@ fn free(slot: &Slot, seen: &[Observed]) -> Free {
         digest: slot.template_digest,
         size: slot.size,
         created_at: slot.created_at,
+        ready_at: replica.and_then(|o| o.ready_at),
         phase: replica.map(|o| o.phase.clone()),
     }
 }
@@ -219,130 +329,4 @@ fn spec(slot: &Slot) -> WorkloadSpec {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn now() -> Timestamp {
-        "2026-06-01T12:00:00Z".parse().unwrap()
-    }
-
-    fn size(n: u32) -> Size {
-        Size { memory_mib: 64 + n, cpu_millis: 50, disk_mib: 64 }
-    }
-
-    fn target(template: u8, size_n: u32, count: usize) -> Target {
-        let digest = Digest::of(&[template]);
-        Target { template: template.to_string(), digest, size: size(size_n), count }
-    }
-
-    /// Codes: `n` not there, `p` pending, `P` pending too long, `r` ready, `x` exited, `l` lost.
-    fn slot(n: u128, code: char, template: u8, size_n: u32) -> Free {
-        let addr = ([10, 0, 0, 1], 1).into();
-        Free {
-            workload: WorkloadId::from_uuid(Uuid::from_u128(n)),
-            digest: Digest::of(&[template]),
-            size: size(size_n),
-            created_at: if code == 'P' { now() - START_DEADLINE } else { now() },
-            phase: match code {
-                'n' => None,
-                'p' | 'P' => Some(Phase::Pending { why: String::new() }),
-                'r' => Some(Phase::Ready { addr }),
-                'x' => Some(Phase::Exited { code: 1 }),
-                _ => Some(Phase::Lost),
-            },
-        }
-    }
-
-    #[test]
-    fn each_situation_has_its_actions() {
-        let targets = [target(0, 0, 1), target(0, 1, 1)];
-        let id = |n| WorkloadId::from_uuid(Uuid::from_u128(n));
-        let start = |n: usize| Action::Start(targets[n].clone());
-        let retire = |n| Action::Retire(id(n));
-        for (slots, is_busy, expected) in [
-            (vec![], false, vec![start(0)]),
-            (vec![], true, vec![]),
-            (vec![slot(1, 'p', 0, 0)], false, vec![]),
-            (vec![slot(1, 'r', 0, 0)], false, vec![start(1)]),
-            (vec![slot(1, 'n', 0, 0)], false, vec![Action::Again(id(1))]),
-            (vec![slot(1, 'n', 0, 0)], true, vec![]),
-            (vec![slot(1, 'P', 0, 0)], false, vec![retire(1), start(0)]),
-            (vec![slot(1, 'x', 0, 0)], true, vec![retire(1)]),
-            (vec![slot(1, 'r', 9, 0)], false, vec![retire(1), start(0)]), // old template
-            (vec![slot(1, 'r', 0, 9)], false, vec![retire(1), start(0)]), // size of no target
-            (vec![slot(1, 'p', 0, 0), slot(2, 'r', 0, 0)], true, vec![retire(1)]),
-            (vec![slot(1, 'r', 0, 0), slot(2, 'r', 0, 0)], true, vec![retire(2)]),
-        ] {
-            assert_eq!(plan(&targets, &slots, is_busy, now()), expected, "{slots:?}");
-        }
-    }
-
-    prop_compose! {
-        fn any_slot()(n in 0..1000_u128, code in proptest::sample::select(vec!['n', 'p', 'P', 'r', 'x', 'l']),
-                      template in 0..2_u8, size_n in 0..2_u32) -> Free {
-            slot(n, code, template, size_n)
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_state_breaks_an_invariant(
-            mut slots in proptest::collection::vec(any_slot(), 0..8),
-            counts in proptest::collection::vec(0..3_usize, 2), is_busy in any::<bool>(),
-        ) {
-            slots.sort_by_key(|s| s.workload);
-            slots.dedup_by_key(|s| s.workload);
-            let targets = [target(0, 0, counts[0]), target(0, 1, counts[1])];
-            let actions = plan(&targets, &slots, is_busy, now());
-            let retired = |s: &Free| actions.contains(&Action::Retire(s.workload));
-            let starts = actions.iter().filter(|a| !matches!(a, Action::Retire(_))).count();
-            prop_assert!(starts <= usize::from(!is_busy));
-            for target in &targets {
-                let of = |s: &&Free| s.digest == target.digest && s.size == target.size;
-                let kept = slots.iter().filter(of).filter(|s| !retired(s)).count();
-                let adds = usize::from(actions.contains(&Action::Start(target.clone())));
-                prop_assert!(kept + adds <= target.count);
-                let ready = slots.iter().filter(of).filter(|s| is_ready(s)).count();
-                let kept_ready =
-                    slots.iter().filter(of).filter(|s| is_ready(s) && !retired(s)).count();
-                prop_assert_eq!(kept_ready, ready.min(target.count));
-            }
-        }
-
-        /// Whatever is there, steps whose starts come up lead to exactly the targets.
-        #[test]
-        fn it_converges(
-            mut slots in proptest::collection::vec(any_slot(), 0..8),
-            counts in proptest::collection::vec(0..3_usize, 2),
-        ) {
-            slots.sort_by_key(|s| s.workload);
-            slots.dedup_by_key(|s| s.workload);
-            let targets = [target(0, 0, counts[0]), target(0, 1, counts[1])];
-            let mut next = 10_000;
-            for _ in 0..20 {
-                for action in plan(&targets, &slots, false, now()) {
-                    match action {
-                        Action::Retire(id) => slots.retain(|s| s.workload != id),
-                        Action::Again(_) => {}
-                        Action::Start(target) => {
-                            next += 1;
-                            let size_n = target.size.memory_mib - 64;
-                            slots.push(slot(next, 'p', 0, size_n));
-                        }
-                    }
-                }
-                let up = slot(0, 'r', 0, 0).phase;
-                for s in &mut slots {
-                    if matches!(s.phase, None | Some(Phase::Pending { .. })) {
-                        s.phase.clone_from(&up);
-                    }
-                }
-            }
-            prop_assert_eq!(plan(&targets, &slots, false, now()), vec![]);
-            prop_assert_eq!(slots.len(), counts[0] + counts[1]);
-        }
-    }
-}
+mod tests;

@@ -278,7 +278,7 @@ impl Bench {
     pub(crate) async fn round(&self) {
         // A step may fail by an injected fault; the next round repeats it.
         let _ = Sandboxes(self.control.clone()).step().await;
-        let _ = Pool(self.control.clone()).step().await;
+        let _ = Pool::new(self.control.clone()).step().await;
         let _ = self.leftovers.step().await;
         self.settle().await;
     }

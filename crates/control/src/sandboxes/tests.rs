@@ -304,7 +304,7 @@ async fn while_nothing_is_known_nothing_is_concluded() {
     for _ in 0..3 {
         bench.clock.advance(Duration::from_secs(30));
         crate::reconcile::sandboxes::Sandboxes(control.clone()).step().await.unwrap();
-        crate::reconcile::pool::Pool(control.clone()).step().await.unwrap();
+        crate::reconcile::pool::Pool::new(control.clone()).step().await.unwrap();
         bench.leftovers.step().await.unwrap();
     }
     assert_eq!(bench.fake.calls().len(), calls);

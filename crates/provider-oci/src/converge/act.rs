@@ -313,6 +313,8 @@ impl Actor {
             .and_then(|process| fs_err::File::open(format!("/proc/{}/ns/net", process.pid)).ok());
         let stage = match () {
             () if record.exit.is_some() => Stage::Exited,
+            // One that ended since was asked to: no exit of its own.
+            () if record.is_draining => Stage::Draining,
             () if record.ready_at.is_some() && alive.is_some() => Stage::Ready,
             () => Stage::Running,
         };

@@ -7,3 +7,4 @@ mod link;
 mod publish;
 mod recovery;
 mod rollback;
+mod told;
