@@ -146,6 +146,36 @@ def test_previews_are_rows(sandbox):
     assert sandbox.previews.list() == []
 
 
+def test_a_private_preview_opens_to_its_token_until_it_is_taken_back(sandbox, web):
+    sandbox.run("cd /tmp && nohup python3 -m http.server 8124 >/dev/null 2>&1 &")
+    preview = sandbox.previews.create(port=8124, visibility="private", name="secret")
+    assert preview["visibility"] == "private"
+    status, _, body = web.get(preview["url"])
+    assert status == 403 and b"private" in body
+    shared = sandbox.previews.share(preview["id"], ttl_seconds=600)
+    token, url = shared["preview_token"], shared["share_url"]
+    assert web.wait_for(url, lambda status, *_: status == 200, seconds=20), "the link does not open it"
+    status, headers, _ = web.get(url, headers={"sec-fetch-mode": "navigate", "accept": "text/html"})
+    assert status == 303 and token not in headers["location"]
+    cookie = headers["set-cookie"].split(";")[0]
+    assert web.get(preview["url"], headers={"cookie": cookie})[0] == 200
+    seen = sandbox.previews.get(preview["id"])
+    assert token.startswith(seen["share_token_prefix"]) and seen["share_token_expires_at"]
+    sandbox.previews.revoke_share(preview["id"])
+    assert web.get(preview["url"], headers={"cookie": cookie})[0] == 403, "taken back, yet it opens"
+    assert web.get(url)[0] == 403
+
+
+def test_a_preview_token_opens_every_private_port(sandbox, web):
+    sandbox.run("cd /tmp && nohup python3 -m http.server 8125 >/dev/null 2>&1 &")
+    preview = sandbox.previews.create(port=8125, visibility="private")
+    made = sandbox.preview_token(expires_in=60)
+    for name in ("mt", "mp", "token"):
+        url = f"{preview['url']}/?{name}={made['token']}"
+        assert web.wait_for(url, lambda status, *_: status == 200, seconds=20), name
+    assert web.get(preview["url"])[0] == 403
+
+
 def test_a_used_sandbox_never_returns(tenant):
     first = tenant.sandbox(size="small")
     first.write_file("/home/user/secret", "mine")

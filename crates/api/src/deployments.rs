@@ -26,6 +26,7 @@ use serde_json::{Map, Value};
 use crate::{
     AppState, Caller, Error, Json, Path, Query,
     error::FILES_AWAY,
+    idempotency::Keyed,
     names,
     scope::{self, Selectors},
     unsupported,
@@ -154,6 +155,7 @@ struct Create {
 async fn create(
     State(state): State<AppState>,
     caller: Caller,
+    keyed: Keyed,
     Json(body): Json<Create>,
 ) -> Result<Response, Error> {
     let Create { selectors, new, rest } = body;
@@ -183,7 +185,7 @@ async fn create(
             user: new.external_user_id,
         },
     };
-    let row = control::create(&state.control, caller.tenant, new).await?;
+    let row = control::create(&state.control, caller.tenant, new, keyed.0.as_ref()).await?;
     Ok((StatusCode::CREATED, show(&state, row).await?).into_response())
 }
 
@@ -191,10 +193,11 @@ async fn create_in_project(
     State(state): State<AppState>,
     caller: Caller,
     Path(project): Path<ProjectId>,
+    keyed: Keyed,
     Json(mut body): Json<Create>,
 ) -> Result<Response, Error> {
     body.selectors.project_id = Some(project.to_string());
-    create(State(state), caller, Json(body)).await
+    create(State(state), caller, keyed, Json(body)).await
 }
 
 fn check_name(name: &str) -> Result<String, Error> {
@@ -334,10 +337,12 @@ async fn roll_back(
     State(state): State<AppState>,
     caller: Caller,
     Path(key): Path<String>,
+    keyed: Keyed,
     Json(body): Json<Rollback>,
 ) -> One {
     let version = body.version_id.or(body.release_id);
-    let row = control::roll_back(&state.control, caller.tenant, &key, version).await?;
+    let claim = keyed.0.as_ref();
+    let row = control::roll_back(&state.control, caller.tenant, &key, version, claim).await?;
     show(&state, row).await
 }
 

@@ -4,6 +4,10 @@
 //! under the same key is 409; a keyed request runs to its end even if its caller hangs up, so
 //! that the repeated one finds the answer. Answers that a repeat should try again (429, 5xx,
 //! 409 retryable, streams) are not kept.
+//!
+//! A crash in the middle makes nothing twice: handlers that make sandboxes, deployments or
+//! versions, or go back to one, write the key in the transaction of what they make ([`Keyed`]),
+//! and a repeat goes on with that.
 
 use std::{
     collections::HashMap,
@@ -13,7 +17,7 @@ use std::{
 
 use axum::{
     body::{Body, to_bytes},
-    extract::{Request, State},
+    extract::{FromRequestParts, Request, State},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -21,7 +25,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
 use jiff::Timestamp;
-use miosa_store::idempotency::{self, Stored};
+use miosa_store::idempotency::{self, Answer, Claim};
 use miosa_types::TenantId;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
@@ -99,6 +103,28 @@ impl Running {
     }
 }
 
+/// The key that a request runs under, if it has one: an argument of handlers that make objects.
+#[derive(Clone, Debug)]
+pub struct Keyed(pub Option<Claim>);
+
+impl<S: Sync> FromRequestParts<S> for Keyed {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(
+        parts: &mut http::request::Parts,
+        _: &S,
+    ) -> Result<Self, Self::Rejection> {
+        Ok(Self(parts.extensions.get::<Claim>().cloned()))
+    }
+}
+
+impl Keyed {
+    /// What an earlier run of this request made before it broke off.
+    pub fn made<K: miosa_types::id::Kind>(&self) -> Option<miosa_types::id::Id<K>> {
+        self.0.as_ref()?.made.map(miosa_types::id::Id::from_uuid)
+    }
+}
+
 /// Layer of `/api/v1`, inside of authentication.
 pub async fn layer(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let key = match key_of(&request) {
@@ -138,17 +164,18 @@ async fn keyed(
         message: format!("a request with an Idempotency-Key takes at most {MAX_KEYED_BODY} bytes"),
     })?;
     let fingerprint = fingerprint(&parts, &body);
-    let turn = match turn(&state, &key, &fingerprint).await? {
-        Ok(turn) => turn,
-        Err(stored) => return Ok(replay(stored)),
+    let (turn, claim) = match turn(&state, &key, &fingerprint).await? {
+        Turned::Run(turn, claim) => (turn, claim),
+        Turned::Answered(answer) => return Ok(replay(answer)),
     };
     let request_id =
         parts.extensions.get::<request::RequestId>().map_or(String::new(), |id| id.0.clone());
-    let request = Request::from_parts(parts, Body::from(body));
+    let mut request = Request::from_parts(parts, Body::from(body));
+    request.extensions_mut().insert(claim.clone());
     let span = tracing::Span::current();
     let work = async move {
         let response = request::render(next.run(request).await, &request_id);
-        let response = keep(&state, &turn, fingerprint, response).await;
+        let response = keep(&state, key.0, &claim, response).await;
         drop(turn);
         response
     };
@@ -156,12 +183,19 @@ async fn keyed(
     task.await.map_err(|error| Error::Internal(Box::new(error)))?
 }
 
-/// The right to run this request, or the answer that another run of it left.
+/// What a request finds under its key.
+enum Turned {
+    /// It may run.
+    Run(Turn, Claim),
+    /// Another run of it left this.
+    Answered(Answer),
+}
+
 async fn turn(
     state: &AppState,
     key: &(TenantId, String),
     fingerprint: &str,
-) -> Result<Result<Turn, Stored>, Error> {
+) -> Result<Turned, Error> {
     let deadline = tokio::time::Instant::now() + WAIT;
     loop {
         match state.running.enter(key, fingerprint) {
@@ -170,10 +204,14 @@ async fn turn(
                 let oldest = state.control.env.now() - IDEMPOTENCY_KEPT;
                 let mut db = state.control.store.conn().await?;
                 let stored = idempotency::find(&mut db, key.0, &key.1, oldest).await?;
+                let made = stored.as_ref().and_then(|stored| stored.made);
+                let claim = Claim { key: key.1.clone(), fingerprint: fingerprint.to_owned(), made };
                 return match stored {
-                    None => Ok(Ok(turn)),
-                    Some(stored) if stored.fingerprint == fingerprint => Ok(Err(stored)),
-                    Some(_) => Err(mismatch()),
+                    Some(stored) if stored.fingerprint != fingerprint => Err(mismatch()),
+                    Some(idempotency::Stored { answer: Some(answer), .. }) => {
+                        Ok(Turned::Answered(answer))
+                    }
+                    _ => Ok(Turned::Run(turn, claim)),
                 };
             }
             Err(entry) if entry.fingerprint != fingerprint => return Err(mismatch()),
@@ -196,8 +234,8 @@ async fn turn(
 /// Keeps the answer if a repeat should get it.
 async fn keep(
     state: &AppState,
-    turn: &Turn,
-    fingerprint: String,
+    tenant: TenantId,
+    claim: &Claim,
     response: Response,
 ) -> Result<Response, Error> {
     let content_type = response.headers().get(header::CONTENT_TYPE).cloned();
@@ -212,15 +250,14 @@ async fn keep(
     let body: Bytes =
         to_bytes(body, MAX_KEPT_ANSWER).await.map_err(|error| Error::Internal(Box::new(error)))?;
     if status != StatusCode::CONFLICT || !is_retryable(&body) {
-        let answer = Stored {
-            fingerprint,
+        let answer = Answer {
             status: status.as_u16(),
             content_type: content_type.and_then(|v| v.to_str().ok().map(str::to_owned)),
             body: body.to_vec(),
         };
         let mut db = state.control.store.conn().await?;
         let now = state.control.env.now();
-        idempotency::insert(&mut db, turn.key.0, &turn.key.1, &answer, now).await?;
+        idempotency::answer(&mut db, tenant, claim, &answer, now).await?;
         if state.running.is_purge_due(now) {
             idempotency::delete_before(&mut db, now - IDEMPOTENCY_KEPT).await?;
         }
@@ -233,7 +270,7 @@ fn is_retryable(body: &[u8]) -> bool {
         .is_ok_and(|value| value["error"]["retryable"] == true)
 }
 
-fn replay(stored: Stored) -> Response {
+fn replay(stored: Answer) -> Response {
     let status = StatusCode::from_u16(stored.status).unwrap_or(StatusCode::OK);
     let mut response = (status, stored.body).into_response();
     response.headers_mut().remove(header::CONTENT_TYPE);

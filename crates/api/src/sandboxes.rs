@@ -15,6 +15,7 @@ use miosa_control::{
     Control, previews,
     sandboxes::{self, Change, Error as ControlError, External, Filter, New, Place, Sandbox},
 };
+use miosa_store::idempotency;
 use miosa_types::{SandboxId, Size, Slug, guest, size::Tier};
 use miosa_wire::{Data, sandboxes as wire};
 use serde::Deserialize;
@@ -23,6 +24,7 @@ use crate::{
     AppState, Caller, Error, Json, Path, Query,
     error::FILES_AWAY,
     extract::parse,
+    idempotency::Keyed,
     names::{self, check_free_data},
     scope::{self, Selectors},
     unsupported,
@@ -65,6 +67,9 @@ impl From<ControlError> for Error {
             ControlError::NotRunning { .. } => {
                 Self::Conflict { code: "SANDBOX_NOT_RUNNING", message, retryable: false }
             }
+            ControlError::TooManyTokens { .. } => {
+                Self::Conflict { code: "TOO_MANY_TOKENS", message, retryable: false }
+            }
             ControlError::Store(error) => error.into(),
             ControlError::Guest(error) => guest_error(error),
         }
@@ -103,6 +108,7 @@ async fn create(
     State(state): State<AppState>,
     caller: Caller,
     Query(query): Query<CreateQuery>,
+    keyed: Keyed,
     Json(body): Json<serde_json::Value>,
 ) -> Result<(StatusCode, Json<Data<wire::Sandbox>>), Error> {
     let control = &state.control;
@@ -119,9 +125,13 @@ async fn create(
     let place = Place { workspace: scope.workspace, project: scope.project };
     let is_urgent = create.fail_fast == Some(true);
     let new = new(create, selectors, place)?;
-    let row = sandboxes::create(control, caller.tenant, new, wait).await?;
+    let row = sandboxes::create(control, caller.tenant, new, keyed.0.as_ref(), wait).await?;
     if is_urgent && row.state() != sandboxes::State::Running {
         sandboxes::destroy(control, caller.tenant, row.id).await?;
+        if let Some(claim) = &keyed.0 {
+            let mut db = control.store.conn().await?;
+            idempotency::forget(&mut db, caller.tenant, &claim.key).await?;
+        }
         return Err(Error::Busy {
             code: "no_ready_machine",
             message: "no sandbox could be started at once".to_owned(),

@@ -10,7 +10,11 @@ use axum::{
     http::StatusCode,
     routing::{get, post},
 };
-use miosa_store::tenants::{self, Tenant};
+use miosa_control::access;
+use miosa_store::{
+    previews::Visibility,
+    tenants::{self, Tenant},
+};
 use miosa_types::host::Domains;
 use miosa_wire::{
     Data,
@@ -70,6 +74,7 @@ async fn change(
             });
         }
     };
+    check_preview_settings(&new)?;
     let tenant = write(&state, &caller, |tenant| {
         for (name, value) in new {
             if !OWN.contains(&name.as_str()) {
@@ -89,6 +94,40 @@ async fn change(
     })
     .await?;
     Ok(Json(Data::new(render(&tenant, &state.control.config.domains))))
+}
+
+/// Settings that decide who sees what are not stored unless they are understood.
+fn check_preview_settings(new: &Map<String, Value>) -> Result<(), Error> {
+    let invalid = |field, message: &str| Error::Invalid { field, message: message.to_owned() };
+    if let Some(value) = new.get(access::VISIBILITY)
+        && value.as_str().and_then(Visibility::parse).is_none()
+    {
+        return Err(invalid(access::VISIBILITY, "must be `public` or `private`"));
+    }
+    let Some(value) = new.get(access::FRAME_ANCESTORS) else { return Ok(()) };
+    let is_list = value.as_array().is_some_and(|list| {
+        list.len() <= 20 && list.iter().all(|one| one.as_str().is_some_and(is_origin))
+    });
+    if is_list {
+        return Ok(());
+    }
+    let why = "must be a list of at most 20 origins, such as `https://app.example.com` or \
+               `https://*.example.com`";
+    Err(invalid(access::FRAME_ANCESTORS, why))
+}
+
+/// A source of a policy (CSP level 3 §2.3.1) that names a host, or the page itself.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return text == "'self'" };
+    let (host, port) = rest.split_once(':').unwrap_or((rest, "1"));
+    let host = host.strip_prefix("*.").unwrap_or(host);
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    ["http", "https"].contains(&scheme)
+        && host.len() <= 253
+        && host.split('.').all(is_label)
+        && port.parse::<u16>().is_ok()
 }
 
 async fn read_preview(

@@ -2,7 +2,8 @@
 //!
 //! Promises: what a caller relies on is refused rather than ignored; a value that asks for
 //! nothing (null, false, 0, empty) or for what is the case anyway passes, and so does a field that
-//! no document names, because SDKs are older and newer than the platform.
+//! no document names, because SDKs are older and newer than the platform. `idle_timeout_sec`
+//! passes too: SDKs send it by themselves, and a sandbox that lives longer breaks nothing.
 
 use serde_json::{Map, Value};
 
@@ -12,7 +13,7 @@ use crate::Error;
 pub(crate) type Field = (&'static str, &'static [&'static str]);
 
 /// `POST /sandboxes`.
-pub(crate) const CREATE_SANDBOX: [Field; 18] = [
+pub(crate) const CREATE_SANDBOX: [Field; 17] = [
     ("agent_profile_id", &[]),
     ("agent_runtime_profile_id", &[]),
     ("allow_provision", &[]),
@@ -25,7 +26,6 @@ pub(crate) const CREATE_SANDBOX: [Field; 18] = [
     ("github_branch", &[]),
     ("github_clone_path", &[]),
     ("github_repo_url", &[]),
-    ("idle_timeout_sec", &[]),
     ("readiness_probe", &[]),
     ("region", &["auto", "local"]),
     ("runtime_profile", &["auto", "standard"]),
@@ -34,7 +34,7 @@ pub(crate) const CREATE_SANDBOX: [Field; 18] = [
 ];
 
 /// `PATCH /sandboxes/:id`.
-pub(crate) const UPDATE_SANDBOX: [Field; 2] = [("idle_timeout_sec", &[]), ("slug", &[])];
+pub(crate) const UPDATE_SANDBOX: [Field; 1] = [("slug", &[])];
 
 /// `POST …/expose` and `POST …/previews`.
 pub(crate) const PREVIEW: [Field; 4] =
@@ -106,9 +106,9 @@ mod tests {
             ("setup_file", json!(null), true),
             ("setup_file", json!(""), true),
             ("setup_file", json!("setup.sh"), false),
-            ("idle_timeout_sec", json!(0), true),
-            ("idle_timeout_sec", json!(0.0), true),
-            ("idle_timeout_sec", json!(1800), false),
+            ("allow_provision", json!(0), true),
+            ("allow_provision", json!(0.0), true),
+            ("allow_provision", json!(1800), false),
             ("region", json!("local"), true),
             ("region", json!("eu-west"), false),
             ("of_a_newer_sdk", json!("x"), true),

@@ -7,7 +7,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use miosa_provider::{Observed, Owner, Phase};
-use miosa_store::{deployments as rows, instances, tenants, versions};
+use miosa_store::{
+    deployments as rows,
+    idempotency::{self, Claim},
+    instances, tenants, versions,
+};
 use miosa_types::{
     DeploymentId, InstanceId, ProjectId, Slug, TenantId, VersionId, WorkspaceId,
     deployment::VersionState, host, link::Key,
@@ -120,10 +124,22 @@ pub struct New {
     pub external: External,
 }
 
-/// Adds a deployment. `NameTaken` if another has its host name.
-pub async fn create(control: &Control, tenant: TenantId, new: New) -> Result<Deployment, Error> {
+/// Adds a deployment. `NameTaken` if another has its host name. Under a `claim` that made one
+/// before, that one is the answer.
+pub async fn create(
+    control: &Control,
+    tenant: TenantId,
+    new: New,
+    claim: Option<&Claim>,
+) -> Result<Deployment, Error> {
+    if let Some(made) = claim.and_then(|claim| claim.made) {
+        return get(control, tenant, &made.to_string()).await;
+    }
     let mut tx = control.store.begin().await?;
     let row = insert(control, &mut tx, tenant, new).await?;
+    if let Some(claim) = claim {
+        idempotency::claim(&mut tx, tenant, claim, row.id.uuid(), row.created_at).await?;
+    }
     tx.commit().await.map_err(miosa_store::Error::from)?;
     control.wakes.routes.notify_one();
     wait_for_host(control, &row).await;
@@ -384,6 +400,17 @@ pub async fn promote(
     key: &str,
     version: VersionId,
 ) -> Result<Deployment, Error> {
+    switch(control, tenant, key, version, None).await
+}
+
+/// Promotes; under a `claim`, a repeat switches to the same version again.
+async fn switch(
+    control: &Control,
+    tenant: TenantId,
+    key: &str,
+    version: VersionId,
+    claim: Option<&Claim>,
+) -> Result<Deployment, Error> {
     for attempt in 1.. {
         let (mut row, version) = get_version(control, tenant, key, version).await?;
         let number = version.number;
@@ -406,6 +433,9 @@ pub async fn promote(
             outcome => outcome?,
         }
         versions::set_promoted(&mut tx, version.id, now).await?;
+        if let Some(claim) = claim {
+            idempotency::claim(&mut tx, tenant, claim, version.id.uuid(), now).await?;
+        }
         tx.commit().await.map_err(miosa_store::Error::from)?;
         row.generation += 1;
         control.wakes.routes.notify_one();
@@ -416,13 +446,16 @@ pub async fn promote(
 }
 
 /// Makes `version`, or else the ready version before the active one, the one that shall serve.
+/// A repeat under the same `claim` does not go back a second time.
 pub async fn roll_back(
     control: &Control,
     tenant: TenantId,
     key: &str,
     version: Option<VersionId>,
+    claim: Option<&Claim>,
 ) -> Result<Deployment, Error> {
-    if let Some(version) = version {
+    let made = claim.and_then(|claim| claim.made).map(VersionId::from_uuid);
+    if let Some(version) = version.or(made) {
         return promote(control, tenant, key, version).await;
     }
     let deployment = get(control, tenant, key).await?;
@@ -436,7 +469,7 @@ pub async fn roll_back(
     drop(db);
     let message = "there is no earlier version to go back to".to_owned();
     let previous = previous.ok_or(Error::NotReady { message })?;
-    promote(control, tenant, key, previous.id).await
+    switch(control, tenant, key, previous.id, claim).await
 }
 
 /// Runtime instances of a deployment, newest first, ended ones included.

@@ -218,12 +218,22 @@ impl Edges {
     /// Waits until every leased edge has an entry of that name, at most `deadline`; whether it is
     /// so. For answers that hand out an address which shall work at once.
     pub async fn wait_live(&self, key: &Key, deadline: Duration) -> bool {
+        self.wait_entry(key, deadline, |_| true).await
+    }
+
+    /// As [`wait_live`](Self::wait_live), until the entry is as `wanted` says.
+    pub async fn wait_entry(
+        &self,
+        key: &Key,
+        deadline: Duration,
+        wanted: impl Fn(&Entry) -> bool,
+    ) -> bool {
         let (mut reports, mut positions) = (self.reports(), self.positions());
         let wait = async {
             loop {
                 reports.borrow_and_update();
                 positions.borrow_and_update();
-                if matches!(self.live(key), Ok(Some(_))) {
+                if matches!(self.live(key), Ok(Some(entry)) if wanted(&entry)) {
                     return;
                 }
                 tokio::select! {

@@ -4,6 +4,7 @@
 //! the traits of `miosa-types` and `miosa-provider`); it never reads the clock; every decision is
 //! a pure `plan` whose shell does the I/O; status is only ever written from what was observed.
 
+pub mod access;
 pub mod assembly;
 pub mod back_off;
 pub mod certificates;

@@ -1,17 +1,31 @@
-//! Previews: URLs onto ports of a sandbox.
+//! Previews: URLs onto ports of a sandbox, and who may see them.
 //!
-//! Any port of a running sandbox can be reached by its preview host; a preview row gives one an
-//! id and a name. All are public: the host cannot be guessed.
+//! Promises: a port is public unless a preview or the tenant's policy says otherwise; a token is
+//! shown once; when a call that opens or closes a port returns, every edge knows (or a second has
+//! passed).
 
-use miosa_store::previews as rows;
-use miosa_types::{PreviewId, SandboxId, TenantId, host};
+use std::time::Duration;
+
+use miosa_store::{
+    preview_tokens::{self as tokens, PreviewToken},
+    previews as rows, tenants,
+};
+use miosa_types::{
+    Digest, PreviewId, SandboxId, Secret, TenantId, host,
+    link::{self, Entry, Key},
+};
 
 use crate::{
-    Control,
+    Control, access,
     sandboxes::{self, Error, Sandbox},
 };
 
-pub use miosa_store::previews::Preview;
+pub use miosa_store::previews::{Preview, Visibility};
+
+/// Live tokens of one sandbox, at most: each is part of what every edge holds.
+pub const MAX_TOKENS: usize = 100;
+/// How long an answer waits for edges.
+const EDGE_WAIT: Duration = Duration::from_secs(1);
 
 /// What to create.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +34,8 @@ pub struct New {
     pub name: Option<String>,
     /// Port inside.
     pub port: u16,
+    /// Who may see it; `None`: as the tenant's policy says.
+    pub visibility: Option<Visibility>,
     /// The tenant's own data.
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
@@ -39,18 +55,108 @@ pub async fn create(
 ) -> Result<(Sandbox, Preview), Error> {
     let row = sandboxes::get(control, tenant, sandbox).await?;
     let now = control.env.now();
+    let mut db = control.store.conn().await?;
+    let visibility = match new.visibility {
+        Some(visibility) => visibility,
+        None => access::default_visibility(tenants::find(&mut db, tenant).await?.as_ref()),
+    };
     let preview = Preview {
         id: control.env.id(),
         tenant,
         sandbox,
         name: new.name,
         port: new.port,
+        visibility,
         metadata: new.metadata,
         created_at: now,
         updated_at: now,
     };
-    rows::insert(&mut *control.store.conn().await?, &preview).await?;
+    rows::insert(&mut db, &preview).await?;
+    drop(db);
+    let is_private = preview.visibility == Visibility::Private;
+    let wanted = |access: &link::Access| access.is_private(preview.port) || !is_private;
+    tell_edges(control, sandbox, wanted).await;
     Ok((row, preview))
+}
+
+/// Waits a moment until edges let in whom they shall.
+async fn tell_edges(control: &Control, sandbox: SandboxId, wanted: impl Fn(&link::Access) -> bool) {
+    control.wakes.routes.notify_one();
+    let is_so = |entry: &Entry| matches!(entry, Entry::Sandbox(of) if wanted(&of.access));
+    if !control.edges.wait_entry(&Key::Sandbox(sandbox), EDGE_WAIT, is_so).await {
+        tracing::debug!(%sandbox, "its access is not at every edge yet");
+    }
+}
+
+/// What a token shall open.
+#[derive(Clone, Copy, Debug)]
+pub struct NewToken<'a> {
+    /// One preview; `None`: every port.
+    pub preview: Option<PreviewId>,
+    /// What it is for: shown, not judged.
+    pub scope: &'a str,
+    /// How long it is good.
+    pub life: Duration,
+}
+
+/// Makes a token that opens private ports of a sandbox. Its text is known only now.
+pub async fn grant(
+    control: &Control,
+    tenant: TenantId,
+    sandbox: SandboxId,
+    new: NewToken<'_>,
+) -> Result<(Secret, PreviewToken), Error> {
+    let prefix = if new.preview.is_some() { "pv_" } else { "mp_" };
+    let text = format!("{prefix}{}", control.env.token(24));
+    let now = control.env.now();
+    let token = PreviewToken {
+        id: control.env.id(),
+        tenant,
+        sandbox,
+        preview: new.preview,
+        digest: Digest::of(text.as_bytes()),
+        prefix: text.chars().take(8).collect(),
+        scope: new.scope.to_owned(),
+        created_at: now,
+        expires_at: now + new.life,
+    };
+    let mut tx = control.store.begin().await?;
+    if tokens::of_sandbox(&mut tx, tenant, sandbox, now).await?.len() >= MAX_TOKENS {
+        return Err(Error::TooManyTokens { limit: MAX_TOKENS });
+    }
+    tokens::insert(&mut tx, &token).await?;
+    tx.commit().await.map_err(miosa_store::Error::from)?;
+    let holds = |access: &link::Access| access.grants.iter().any(|g| g.token == token.digest);
+    tell_edges(control, sandbox, holds).await;
+    Ok((Secret::new(text), token))
+}
+
+/// Tokens of a sandbox that still open something, longest first.
+pub async fn grants(
+    control: &Control,
+    tenant: TenantId,
+    sandbox: SandboxId,
+) -> Result<Vec<PreviewToken>, Error> {
+    let mut db = control.store.conn().await?;
+    Ok(tokens::of_sandbox(&mut db, tenant, sandbox, control.env.now()).await?)
+}
+
+/// Takes back every token of a preview, and ends what they opened.
+pub async fn revoke(
+    control: &Control,
+    tenant: TenantId,
+    sandbox: SandboxId,
+    preview: PreviewId,
+) -> Result<(), Error> {
+    let mut db = control.store.conn().await?;
+    let live = tokens::of_sandbox(&mut db, tenant, sandbox, control.env.now()).await?;
+    tokens::revoke(&mut db, (tenant, sandbox, preview), control.env.now()).await?;
+    drop(db);
+    let gone: Vec<_> =
+        live.into_iter().filter(|t| t.preview == Some(preview)).map(|t| t.digest).collect();
+    let wanted = |access: &link::Access| !access.grants.iter().any(|g| gone.contains(&g.token));
+    tell_edges(control, sandbox, wanted).await;
+    Ok(())
 }
 
 /// Previews of a sandbox, oldest first.
@@ -84,6 +190,10 @@ pub async fn delete(
     id: PreviewId,
 ) -> Result<bool, Error> {
     let now = control.env.now();
-    let mut db = control.store.conn().await?;
-    Ok(rows::delete(&mut db, (tenant, sandbox, id), now).await?)
+    let mut tx = control.store.begin().await?;
+    let was_there = rows::delete(&mut tx, (tenant, sandbox, id), now).await?;
+    tokens::revoke(&mut tx, (tenant, sandbox, id), now).await?;
+    tx.commit().await.map_err(miosa_store::Error::from)?;
+    control.wakes.routes.notify_one();
+    Ok(was_there)
 }

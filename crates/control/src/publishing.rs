@@ -4,9 +4,13 @@
 //! deployment and version appear together or not at all; nothing waits for the build.
 
 use miosa_publish::{SnapshotError, WORKSPACE, snapshot, source_excludes};
-use miosa_store::{deployments as rows, versions};
+use miosa_store::{
+    deployments as rows,
+    idempotency::{self, Claim},
+    versions,
+};
 use miosa_types::{
-    Digest, SandboxId, TenantId,
+    Digest, SandboxId, TenantId, VersionId,
     deployment::{VersionKind, VersionState},
 };
 use serde_json::{Map, Value};
@@ -37,6 +41,8 @@ pub struct Publish {
     pub metadata: Map<String, Value>,
     /// The tenant's own ids, for a new deployment.
     pub external: External,
+    /// The key of the request.
+    pub claim: Option<Claim>,
 }
 
 /// Which deployment gets the version.
@@ -59,12 +65,16 @@ pub struct Published {
     pub version: Version,
 }
 
-/// Saves the source of a sandbox and adds a version that is built from it.
+/// Saves the source of a sandbox and adds a version that is built from it. Under a
+/// claim that made a version before, that one is the answer, even if the sandbox is gone.
 pub async fn publish(
     control: &Control,
     tenant: TenantId,
     publish: Publish,
 ) -> Result<Published, Error> {
+    if let Some(made) = publish.claim.as_ref().and_then(|claim| claim.made) {
+        return published(control, tenant, VersionId::from_uuid(made)).await;
+    }
     publish
         .request
         .check()
@@ -101,6 +111,21 @@ pub async fn publish(
         }
         attempt += 1;
     }
+}
+
+/// What an earlier run of the same request made.
+async fn published(
+    control: &Control,
+    tenant: TenantId,
+    version: VersionId,
+) -> Result<Published, Error> {
+    let mut db = control.store.conn().await?;
+    let found = versions::find(&mut db, tenant, version).await?;
+    let version = found.ok_or_else(|| deployments::not_found("version", version))?;
+    let found = rows::find(&mut db, tenant, version.deployment).await?;
+    let deployment =
+        found.ok_or_else(|| deployments::not_found("deployment", version.deployment))?;
+    Ok(Published { deployment, version })
 }
 
 async fn find_target(
@@ -167,6 +192,9 @@ async fn record(
     };
     versions::insert(&mut tx, &version).await?;
     rows::update(&mut tx, &deployment, now).await?;
+    if let Some(claim) = &publish.claim {
+        idempotency::claim(&mut tx, tenant, claim, version.id.uuid(), now).await?;
+    }
     tx.commit().await.map_err(miosa_store::Error::from)?;
     deployment.generation += 1;
     Ok(Published { deployment, version })

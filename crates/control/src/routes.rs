@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use miosa_provider::{Observed, Owner, Phase};
 use miosa_store::{
-    deployments::Deployment, sandboxes::Sandbox, tenants::Tenant, versions::Version,
+    deployments::Deployment, preview_tokens::PreviewToken, previews::Preview, sandboxes::Sandbox,
+    tenants::Tenant, versions::Version,
 };
 use miosa_types::{
     DeploymentId, InstanceId, SandboxId, VersionId,
@@ -17,7 +18,10 @@ use miosa_types::{
     link::{self, Availability, Entry, Replica, ReplicaState, Route, Table, Target},
 };
 
-use crate::rollout::{self, Desired, Seen, Serving, Wanted};
+use crate::{
+    access,
+    rollout::{self, Desired, Seen, Serving, Wanted},
+};
 
 /// Everything that the table is made from.
 #[derive(Debug)]
@@ -32,6 +36,10 @@ pub struct Facts<'a> {
     pub versions: &'a BTreeMap<VersionId, Version>,
     /// Sandboxes that are wanted.
     pub sandboxes: &'a [Sandbox],
+    /// Previews of sandboxes.
+    pub previews: &'a [Preview],
+    /// Tokens that still open something.
+    pub preview_tokens: &'a [PreviewToken],
     /// What was last observed.
     pub replicas: &'a [Observed],
     /// Replicas that do not answer the monitor.
@@ -231,7 +239,20 @@ fn sandbox_entries(facts: &Facts<'_>, entries: &mut Vec<Entry>) {
             addresses.insert(sandbox, addr.ip());
         }
     }
+    let (mut previews, mut tokens) = (BTreeMap::new(), BTreeMap::new());
+    for preview in facts.previews {
+        previews.entry(preview.sandbox).or_insert_with(Vec::new).push(preview);
+    }
+    for token in facts.preview_tokens {
+        tokens.entry(token.sandbox).or_insert_with(Vec::new).push(token);
+    }
+    let tenants: BTreeMap<_, _> = facts.tenants.iter().map(|tenant| (tenant.id, tenant)).collect();
     for sandbox in facts.sandboxes {
+        let access = access::access(
+            tenants.get(&sandbox.tenant).copied(),
+            previews.get(&sandbox.id).map_or(&[], Vec::as_slice),
+            tokens.get(&sandbox.id).map_or(&[], Vec::as_slice),
+        );
         entries.push(Entry::Route(Route {
             host: host::sandbox(&sandbox.slug, &sandbox.preview_domain),
             tenant: sandbox.tenant,
@@ -241,6 +262,7 @@ fn sandbox_entries(facts: &Facts<'_>, entries: &mut Vec<Entry>) {
             sandbox: sandbox.id,
             tenant: sandbox.tenant,
             addr: addresses.get(&sandbox.id).copied(),
+            access,
         }));
     }
 }

@@ -12,6 +12,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use miosa_provider::Key;
 use miosa_store::{
+    idempotency::{self, Claim},
     pool_slots,
     sandboxes::{self as rows, BootPath, Desired},
     tenants,
@@ -97,6 +98,14 @@ pub enum Error {
         /// Why, as far as known.
         why: String,
     },
+    /// It has as many preview tokens as one may have.
+    #[error(
+        "the sandbox has {limit} live preview tokens already; revoke some or wait until they end"
+    )]
+    TooManyTokens {
+        /// How many.
+        limit: usize,
+    },
     /// The database.
     #[error(transparent)]
     Store(#[from] miosa_store::Error),
@@ -106,13 +115,18 @@ pub enum Error {
 }
 
 /// Adds a sandbox and begins to bring it up; waits at most `wait` until it takes commands. The
-/// answer's state tells how far it came.
+/// answer's state tells how far it came. Under a `claim` that made one before, that one is the
+/// answer.
 pub async fn create(
     control: &Arc<Control>,
     tenant: TenantId,
     new: New,
+    claim: Option<&Claim>,
     wait: Duration,
 ) -> Result<Sandbox, Error> {
+    if let Some(made) = claim.and_then(|claim| claim.made) {
+        return wait_ready(control, tenant, SandboxId::from_uuid(made), wait).await;
+    }
     let name = new.template.as_deref().unwrap_or(&control.config.default_template);
     let template = control
         .templates
@@ -130,6 +144,9 @@ pub async fn create(
         row.boot_path = BootPath::Warm;
     }
     rows::insert(&mut tx, &row).await?;
+    if let Some(claim) = claim {
+        idempotency::claim(&mut tx, tenant, claim, row.id.uuid(), row.created_at).await?;
+    }
     // In hand before the row can be seen, so that the reconciler does not begin beside us.
     let guard = control.in_hand.enter(row.id);
     tx.commit().await.map_err(miosa_store::Error::from)?;

@@ -38,7 +38,7 @@ pub(crate) async fn serve(visit: &mut Visit) -> Response<Body> {
     let deadline = visit.arrived + visit.shared().config.limits.api_hold;
     loop {
         let Some(link) = connect(visit, deadline).await else {
-            return away(visit, StatusCode::SERVICE_UNAVAILABLE);
+            return away(visit);
         };
         match exchange(visit, link).await {
             Outcome::Done(response) => return response,
@@ -47,8 +47,11 @@ pub(crate) async fn serve(visit: &mut Visit) -> Response<Body> {
                     return visit.text(StatusCode::BAD_REQUEST, "The request body broke off");
                 }
                 let may_repeat = unsent || is_repeatable(visit);
-                if !may_repeat || !visit.can_repeat_body() || Instant::now() + EVERY > deadline {
-                    return away(visit, StatusCode::BAD_GATEWAY);
+                if !may_repeat || !visit.can_repeat_body() {
+                    return unknown_outcome(visit);
+                }
+                if Instant::now() + EVERY > deadline {
+                    return away(visit);
                 }
                 tokio::time::sleep(EVERY).await;
             }
@@ -107,14 +110,36 @@ fn is_small(visit: &Visit, response: &Response<Incoming>) -> bool {
     may_repeat && length.is_some_and(|length| length <= HOLD_BYTES)
 }
 
-/// The API's error envelope, in the words of its caller.
-fn away(visit: &Visit, status: StatusCode) -> Response<Body> {
+/// Nothing was done, or it may safely be asked again.
+fn away(visit: &Visit) -> Response<Body> {
     let why = "the API is restarting; try again in a moment";
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let mut response = error(visit, status, "SERVICE_UNAVAILABLE", why, true);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// It may or may not have been done: only the caller can find out which.
+fn unknown_outcome(visit: &Visit) -> Response<Body> {
+    let why = "the API restarted while it worked on this request, which may or may not have been \
+               done; look before you repeat it, or send an Idempotency-Key to repeat it safely";
+    error(visit, StatusCode::BAD_GATEWAY, "OUTCOME_UNKNOWN", why, false)
+}
+
+/// The API's error envelope.
+fn error(
+    visit: &Visit,
+    status: StatusCode,
+    code: &str,
+    why: &'static str,
+    retryable: bool,
+) -> Response<Body> {
     let mut response = visit.text(status, why);
-    let json = format!(r#"{{"error":{{"code":"SERVICE_UNAVAILABLE","message":"{why}"}}}}"#);
+    let json =
+        format!(r#"{{"error":{{"code":"{code}","message":"{why}","retryable":{retryable}}}}}"#);
     *response.body_mut() = Body::full(json);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

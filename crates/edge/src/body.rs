@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// What can go wrong while a body is read.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -84,6 +85,15 @@ impl Body {
             Some(older) => Box::new((guard, older)),
         };
         Self { inner: self.inner, guard: Some(guard) }
+    }
+
+    /// Breaks off when `end` is cancelled. What is in memory already is sent whole.
+    #[must_use]
+    pub fn until(self, end: CancellationToken) -> Self {
+        if matches!(self.inner, Inner::Empty | Inner::Full(_)) {
+            return self;
+        }
+        Self::boxed(Until { body: self, end: Box::pin(end.cancelled_owned()) })
     }
 
     fn poll_inner(
@@ -163,6 +173,35 @@ impl HttpBody for Body {
             Inner::File(body) => SizeHint::with_exact(body.left),
             Inner::Boxed(body) => body.size_hint(),
         }
+    }
+}
+
+/// A body with an end from outside.
+struct Until {
+    body: Body,
+    end: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl HttpBody for Until {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.end.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err("the right to see this was taken back".into())));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -4,6 +4,7 @@
 //! own disk, so it starts and keeps serving with control dead. One runtime per listening socket,
 //! each with its own upstream connections; what they share is read without locks.
 
+mod access;
 mod api;
 mod app;
 mod attempt;

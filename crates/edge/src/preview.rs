@@ -2,15 +2,18 @@
 //!
 //! A preview is edited while it is watched: where sandbox or port is not up, a person gets a page
 //! that reloads itself, at once; anything else waits a few seconds. Nothing here can reach the
-//! guest, which listens on the same address.
+//! guest, which listens on the same address. A private port shows nothing, not even whether it is
+//! up, to who has no right to it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use http::{HeaderValue, Response, StatusCode, header};
 use miosa_types::{InstanceId, SandboxId, TenantId, guest};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::{self, Badge, Pass},
     attempt::{Failure, Peer, attempt},
     body::Body,
     pages::Page,
@@ -46,15 +49,33 @@ pub(crate) async fn serve(visit: &mut Visit, at: Where) -> Response<Body> {
         return visit.page(Page::NoSuchHost, Some(at.tenant));
     }
     let deadline = visit.arrived + visit.shared().config.limits.preview_hold;
+    let badge = Badge::take(&mut visit.parts.uri, &mut visit.headers);
     loop {
         // Looked up each time: a sandbox that starts gets its address meanwhile.
         let Some(sandbox) = visit.shared().live.sandbox(at.sandbox) else {
             return visit.page(Page::PreviewEnded, Some(at.tenant));
         };
-        if let Some(ip) = sandbox.addr
-            && let Tried::Done(response) = exchange(visit, &sandbox, (ip, at.port).into(), at).await
+        let now = visit.shared().config.env.now();
+        let (right, cookie) = match badge.present(&sandbox.gate, at.port, now) {
+            Pass::Go(right, cookie) => (right, cookie),
+            Pass::Refused { had_token: true } => {
+                return visit.page(Page::PreviewExpired, Some(at.tenant));
+            }
+            Pass::Refused { had_token: false } => {
+                return visit.page(Page::PreviewPrivate, Some(at.tenant));
+            }
+        };
+        if let Some(cookie) = &cookie
+            && visit.parts.headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate")
+            && visit.is_navigation()
         {
-            return response;
+            return access::enter(&visit.parts.uri, cookie.clone());
+        }
+        if let Some(ip) = sandbox.addr {
+            let to = To { sandbox: &sandbox, addr: (ip, at.port).into(), right: &right };
+            if let Tried::Done(response) = exchange(visit, to, at).await {
+                return dress(response, &sandbox, at.port, cookie);
+            }
         }
         if visit.is_navigation() || Instant::now() + EVERY > deadline {
             return visit.page(Page::WaitingForPort { port: at.port }, Some(at.tenant));
@@ -63,11 +84,37 @@ pub(crate) async fn serve(visit: &mut Visit, at: Where) -> Response<Body> {
     }
 }
 
-async fn exchange(visit: &mut Visit, sandbox: &Arc<Sandbox>, addr: SocketAddr, at: Where) -> Tried {
+/// What every answer of an app carries.
+fn dress(
+    mut response: Response<Body>,
+    sandbox: &Sandbox,
+    port: u16,
+    cookie: Option<HeaderValue>,
+) -> Response<Body> {
+    let headers = response.headers_mut();
+    // Two policies hold both: the app's own stays.
+    if let Some(policy) = sandbox.gate.frame_policy(port) {
+        headers.append(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    if let Some(cookie) = cookie {
+        headers.append(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// Where an attempt goes, and the right by which it does.
+#[derive(Clone, Copy)]
+struct To<'a> {
+    sandbox: &'a Sandbox,
+    addr: SocketAddr,
+    right: &'a CancellationToken,
+}
+
+async fn exchange(visit: &mut Visit, to: To<'_>, at: Where) -> Tried {
     let mut fresh = false;
     let mut deaths = 0;
     loop {
-        match once(visit, sandbox, addr, fresh).await {
+        match once(visit, to, fresh).await {
             Ok(response) => return Tried::Done(response),
             Err(Failure::Connect(_) | Failure::Unsent { fresh: true }) => return Tried::NotUp,
             Err(Failure::Unsent { fresh: false }) => fresh = true,
@@ -90,19 +137,15 @@ async fn exchange(visit: &mut Visit, sandbox: &Arc<Sandbox>, addr: SocketAddr, a
     }
 }
 
-async fn once(
-    visit: &mut Visit,
-    sandbox: &Arc<Sandbox>,
-    addr: SocketAddr,
-    fresh: bool,
-) -> Result<Response<Body>, Failure> {
+async fn once(visit: &mut Visit, to: To<'_>, fresh: bool) -> Result<Response<Body>, Failure> {
+    let To { sandbox, addr, right } = to;
     let mut response = if visit.is_websocket() {
-        tunnel::open(visit, addr, &sandbox.removed, ()).await?
+        tunnel::open(visit, addr, right, ()).await?
     } else {
         // Sandboxes and instances never share a number: both are random.
         let owner = InstanceId::from_uuid(sandbox.id.uuid());
-        let peer = Peer { key: PoolKey { owner, addr }, removed: &sandbox.removed, fresh };
-        attempt(visit, peer, || {}).await?
+        let peer = Peer { key: PoolKey { owner, addr }, removed: right, fresh };
+        attempt(visit, peer, || {}).await?.map(|body| body.until(right.clone()))
     };
     // Search engines must not list what somebody is still writing.
     let noindex = HeaderValue::from_static("noindex");

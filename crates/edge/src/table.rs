@@ -18,6 +18,7 @@ use miosa_types::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::Gate,
     balance::{App, Replica},
     shard::Sharded,
     tls::Certified,
@@ -47,6 +48,8 @@ pub(crate) struct Sandbox {
     pub(crate) addr: Option<IpAddr>,
     /// Cancelled when its address changes or it leaves the table.
     pub(crate) removed: CancellationToken,
+    /// Who may see its ports.
+    pub(crate) gate: Gate,
 }
 
 /// An entry together with what was loaded for it.
@@ -192,13 +195,19 @@ impl Live {
 
     fn insert_sandbox(&self, of: &link::Sandbox) {
         let old = self.sandboxes.get(&of.sandbox);
-        if old.as_ref().is_some_and(|old| old.addr == of.addr) {
+        let kept = old.as_ref().filter(|old| old.addr == of.addr);
+        if kept.is_some_and(|old| *old.gate.access() == of.access) {
             return;
         }
-        let removed = CancellationToken::new();
-        let sandbox = Sandbox { id: of.sandbox, addr: of.addr, removed };
-        self.sandboxes.insert(of.sandbox, Arc::new(sandbox));
-        if let Some(old) = old {
+        let removed = kept.map_or_else(CancellationToken::new, |old| old.removed.clone());
+        let gate = Gate::new(of.access.clone(), &removed, kept.map(|old| &old.gate));
+        let ended = kept.map_or_else(Vec::new, |old| old.gate.ended_by(&gate));
+        let is_moved = kept.is_none();
+        self.sandboxes
+            .insert(of.sandbox, Arc::new(Sandbox { id: of.sandbox, addr: of.addr, removed, gate }));
+        // After the new one is in: who is turned out now cannot come back by the old.
+        ended.iter().for_each(CancellationToken::cancel);
+        if let Some(old) = old.filter(|_| is_moved) {
             old.removed.cancel();
         }
     }

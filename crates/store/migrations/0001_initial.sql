@@ -67,9 +67,12 @@ create table idempotency_keys (
     key text not null,
     -- SHA-256 of method, path and body.
     fingerprint text not null,
-    status bigint not null,
+    -- What the request made, written with it: a repeat after a crash finds it.
+    made_id text,
+    -- Null until the answer is known.
+    status bigint,
     content_type text,
-    body blob not null,
+    body blob,
     created_at_ms bigint not null,
     primary key (tenant_id, key)
 );
@@ -137,6 +140,23 @@ create table previews (
     deleted_at_ms bigint
 );
 create index previews_by_sandbox on previews (tenant_id, sandbox_id, id);
+
+-- Who may see private ports. Tokens are shown once; only their digest is kept.
+create table preview_tokens (
+    id text primary key not null,
+    tenant_id text not null,
+    sandbox_id text not null references sandboxes (id),
+    -- Null: every port of the sandbox.
+    preview_id text references previews (id),
+    token_digest text not null unique,
+    prefix text not null,
+    scope text not null,
+    created_at_ms bigint not null,
+    expires_at_ms bigint not null,
+    revoked_at_ms bigint
+);
+create index preview_tokens_by_sandbox on preview_tokens (tenant_id, sandbox_id, expires_at_ms);
+create index preview_tokens_live on preview_tokens (expires_at_ms);
 
 -- Warm slots that control asked the provider for. `sandbox_id` is the compare-and-set field of a
 -- claim; a claimed slot never returns to the pool.

@@ -12,6 +12,7 @@ pub mod idempotency;
 pub mod installations;
 pub mod instances;
 pub mod pool_slots;
+pub mod preview_tokens;
 pub mod previews;
 pub mod projects;
 pub mod row;

@@ -1,6 +1,7 @@
 //! Rows of `previews`: ports of a sandbox that the tenant named.
 //!
-//! A preview host works for any port of a running sandbox; a row only gives it an id and a name.
+//! A preview host works for any port of a running sandbox; a row gives it an id and a name, and
+//! says who may see it.
 
 use jiff::Timestamp;
 use miosa_types::{PreviewId, SandboxId, TenantId};
@@ -10,6 +11,30 @@ use sqlx::{AnyConnection, Row as _, any::AnyRow};
 use crate::{Error, row};
 
 const TABLE: &str = "previews";
+
+/// Who may see a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// Whoever knows the host.
+    Public,
+    /// Whoever holds a token.
+    Private,
+}
+
+impl Visibility {
+    /// As stored and shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Private => "private",
+        }
+    }
+
+    /// Reads what [`as_str`](Self::as_str) wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Public, Self::Private].into_iter().find(|one| one.as_str() == text)
+    }
+}
 
 /// One preview.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +49,8 @@ pub struct Preview {
     pub name: Option<String>,
     /// Port inside.
     pub port: u16,
+    /// Who may see it.
+    pub visibility: Visibility,
     /// Free data of the tenant.
     pub metadata: Map<String, Value>,
     /// When it was made.
@@ -35,7 +62,7 @@ pub struct Preview {
 const INSERT: &str = "
     insert into previews (id, tenant_id, sandbox_id, name, port, visibility, metadata,
         created_at_ms, updated_at_ms)
-    values ($1, $2, $3, $4, $5, 'public', $6, $7, $7)";
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $8)";
 
 /// Adds a preview.
 pub async fn insert(db: &mut AnyConnection, preview: &Preview) -> Result<(), Error> {
@@ -45,6 +72,7 @@ pub async fn insert(db: &mut AnyConnection, preview: &Preview) -> Result<(), Err
         .bind(preview.sandbox.to_string())
         .bind(preview.name.clone())
         .bind(i64::from(preview.port))
+        .bind(preview.visibility.as_str())
         .bind(row::to_json(&preview.metadata))
         .bind(preview.created_at.as_millisecond())
         .execute(db)
@@ -88,6 +116,17 @@ pub async fn list(
     rows.iter().map(read).collect()
 }
 
+const LIVE: &str = "
+    select p.* from previews p join sandboxes s on s.id = p.sandbox_id
+    where p.deleted_at_ms is null and s.destroyed_at_ms is null
+    order by p.sandbox_id, p.id";
+
+/// Previews of all sandboxes of every tenant: for routes, never for a caller.
+pub async fn live(db: &mut AnyConnection) -> Result<Vec<Preview>, Error> {
+    let rows = sqlx::query(LIVE).fetch_all(db).await?;
+    rows.iter().map(read).collect()
+}
+
 const DELETE: &str = "
     update previews set deleted_at_ms = $4, updated_at_ms = $4
     where tenant_id = $1 and sandbox_id = $2 and id = $3 and deleted_at_ms is null";
@@ -110,12 +149,15 @@ pub async fn delete(
 }
 
 fn read(row: &AnyRow) -> Result<Preview, Error> {
+    let visibility: String = row.try_get("visibility")?;
+    let unknown = || row::corrupt(TABLE, &format_args!("`{visibility}` is no visibility"));
     Ok(Preview {
         id: row::id(TABLE, row.try_get("id")?)?,
         tenant: row::id(TABLE, row.try_get("tenant_id")?)?,
         sandbox: row::id(TABLE, row.try_get("sandbox_id")?)?,
         name: row.try_get("name")?,
         port: row::number(TABLE, row.try_get("port")?)?,
+        visibility: Visibility::parse(&visibility).ok_or_else(unknown)?,
         metadata: row::json(TABLE, row.try_get("metadata")?)?,
         created_at: row::time(TABLE, row.try_get("created_at_ms")?)?,
         updated_at: row::time(TABLE, row.try_get("updated_at_ms")?)?,

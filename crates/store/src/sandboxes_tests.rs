@@ -227,6 +227,7 @@ async fn previews_belong_to_one_sandbox_of_one_tenant() {
         sandbox: one.id,
         name: Some("web".into()),
         port: 65_535,
+        visibility: previews::Visibility::Private,
         metadata: Map::new(),
         created_at: now,
         updated_at: now,

@@ -264,7 +264,8 @@ impl Platform {
         };
         let control = self.control();
         let wait = Duration::from_secs(10);
-        let made = sandboxes::create(&control, tenant.id, new, wait).await.expect("a sandbox");
+        let made =
+            sandboxes::create(&control, tenant.id, new, None, wait).await.expect("a sandbox");
         let endpoint = self.endpoint(tenant, &made).await;
         for (path, text) in files {
             self.guest.put(&endpoint, &format!("/workspace/{path}"), text);
@@ -302,6 +303,7 @@ impl Platform {
             is_promoted_when_ready: true,
             metadata: serde_json::Map::new(),
             external: deployments::External::default(),
+            claim: None,
         }
     }
 

@@ -100,6 +100,7 @@ id_kinds! {
     InstallationId = InstallationKind("installation"),
     InstanceId = InstanceKind("runtime instance"),
     PreviewId = PreviewKind("preview"),
+    PreviewTokenId = PreviewTokenKind("preview token"),
     ProjectId = ProjectKind("project"),
     SandboxId = SandboxKind("sandbox"),
     TenantId = TenantKind("tenant"),

@@ -22,8 +22,8 @@ pub use branding::Branding;
 pub use digest::Digest;
 pub use env::Env;
 pub use id::{
-    ApiKeyId, DeploymentId, EdgeId, InstallationId, InstanceId, PreviewId, ProjectId, SandboxId,
-    TenantId, VersionId, WorkloadId, WorkspaceId,
+    ApiKeyId, DeploymentId, EdgeId, InstallationId, InstanceId, PreviewId, PreviewTokenId,
+    ProjectId, SandboxId, TenantId, VersionId, WorkloadId, WorkspaceId,
 };
 pub use name::{NameError, Slug};
 pub use secret::Secret;

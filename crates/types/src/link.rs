@@ -13,7 +13,7 @@
 //! this link, so it serves with control and database dead.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -309,6 +309,39 @@ pub struct Sandbox {
     pub tenant: TenantId,
     /// Its address while it runs; any port of it may be asked for except the guest's.
     pub addr: Option<IpAddr>,
+    /// Who may see its ports.
+    pub access: Access,
+}
+
+/// Who may see the ports of a sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// Whether only holders of a grant see its ports.
+    pub is_private: bool,
+    /// Ports for which it is the other way round.
+    pub except: BTreeSet<u16>,
+    /// Who holds a grant.
+    pub grants: Vec<Grant>,
+    /// Pages that may show its ports in a frame (CSP `frame-ancestors`); empty: any.
+    pub frame_ancestors: Vec<String>,
+}
+
+impl Access {
+    /// Whether a port needs a grant.
+    pub fn is_private(&self, port: u16) -> bool {
+        self.is_private != self.except.contains(&port)
+    }
+}
+
+/// What the holder of a token may see. The token itself never travels here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// SHA-256 of the token.
+    pub token: Digest,
+    /// The port; `None`: all of the sandbox.
+    pub port: Option<u16>,
+    /// When it ends.
+    pub expires_at: Timestamp,
 }
 
 /// How a tenant's pages look.

@@ -36,6 +36,8 @@ pub struct Create {
     pub name: Option<String>,
     /// See `name`.
     pub label: Option<String>,
+    /// `public` or `private`; the tenant's policy if not given.
+    pub visibility: Option<String>,
     /// The tenant's own data.
     #[serde(default)]
     pub metadata: Map<String, Value>,
@@ -54,7 +56,7 @@ pub struct Preview {
     pub name: Option<String>,
     /// Port inside.
     pub port: u16,
-    /// `public`.
+    /// `public` or `private`.
     pub visibility: &'static str,
     /// `active`.
     pub state: &'static str,
@@ -68,8 +70,56 @@ pub struct Preview {
     pub external_project_id: Option<String>,
     /// The tenant's own id, of the sandbox.
     pub external_user_id: Option<String>,
+    /// First characters of the token that is good for the longest time, if it is shared.
+    pub share_token_prefix: Option<String>,
+    /// When that one ends.
+    pub share_token_expires_at: Option<String>,
     /// When it was made.
     pub created_at: String,
     /// When it was changed last.
     pub updated_at: String,
+}
+
+/// `POST …/previews/:p/share`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Share {
+    /// How long the token is good.
+    pub ttl_seconds: Option<u64>,
+}
+
+/// Answer to it. The SDK returns it whole because it has three fields.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Shared {
+    /// The preview.
+    pub data: Preview,
+    /// The token, shown once.
+    pub preview_token: String,
+    /// The URL with the token.
+    pub share_url: String,
+}
+
+/// `POST …/preview-token`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct NewToken {
+    /// How long it is good, in seconds.
+    pub expires_in: Option<u64>,
+    /// `read`.
+    pub scope: Option<String>,
+    /// Port of the URL; the template's if not given.
+    pub port: Option<u16>,
+}
+
+/// Answer to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Token {
+    /// The token, shown once.
+    pub token: String,
+    /// The URL with the token.
+    pub url: String,
+    /// When it ends.
+    pub expires_at: String,
+    /// What it is for.
+    pub scope: String,
 }

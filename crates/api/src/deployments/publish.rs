@@ -13,7 +13,7 @@ use miosa_wire::{
 };
 
 use super::render;
-use crate::{AppState, Caller, Error, Json, Path, names, unsupported};
+use crate::{AppState, Caller, Error, Json, Path, idempotency::Keyed, names, unsupported};
 
 pub(super) fn routes() -> Router<AppState> {
     Router::new()
@@ -26,13 +26,14 @@ async fn publish(
     State(state): State<AppState>,
     caller: Caller,
     Path(deployment): Path<String>,
+    keyed: Keyed,
     Json(body): Json<PublishRequest>,
 ) -> Result<(StatusCode, Json<Data<wire::Published>>), Error> {
     let message = "it names the sandbox whose files are published".to_owned();
     let sandbox =
         body.source_sandbox_id.ok_or(Error::Invalid { field: "source_sandbox_id", message })?;
     let target = Target::Existing(deployment);
-    let (published, _) = run(&state, &caller, order(sandbox, target, body)?).await?;
+    let (published, _) = run(&state, &caller, order(sandbox, target, body, keyed)?).await?;
     Ok((StatusCode::CREATED, Json(Data::new(published))))
 }
 
@@ -40,6 +41,7 @@ async fn deploy(
     State(state): State<AppState>,
     caller: Caller,
     Path(sandbox): Path<SandboxId>,
+    keyed: Keyed,
     Json(body): Json<PublishRequest>,
 ) -> Result<(StatusCode, Json<Deployed>), Error> {
     let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
@@ -52,7 +54,7 @@ async fn deploy(
         (None, Some(name), _) | (None, None, Some(name)) => Target::Named(name),
         (None, None, None) => Target::New,
     };
-    let (published, url) = run(&state, &caller, order(sandbox, target, body)?).await?;
+    let (published, url) = run(&state, &caller, order(sandbox, target, body, keyed)?).await?;
     let scalars = DeployScalars {
         deployment_id: published.deployment.id,
         version_id: published.version.id,
@@ -85,7 +87,12 @@ async fn run(
     Ok((published, shown.url))
 }
 
-fn order(sandbox: SandboxId, target: Target, body: PublishRequest) -> Result<Publish, Error> {
+fn order(
+    sandbox: SandboxId,
+    target: Target,
+    body: PublishRequest,
+    keyed: Keyed,
+) -> Result<Publish, Error> {
     unsupported::refuse(&body.rest, &unsupported::PUBLISH)?;
     names::check_free_data(&(&body.env, &body.metadata))?;
     let kind = match body.kind.as_deref() {
@@ -127,5 +134,6 @@ fn order(sandbox: SandboxId, target: Target, body: PublishRequest) -> Result<Pub
             project: body.external_project_id,
             user: body.external_user_id,
         },
+        claim: keyed.0,
     })
 }

@@ -3,12 +3,24 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use miosa_store::idempotency::{self, Claim};
+use miosa_types::TenantId;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Platform, request};
+use crate::support::{Answer, Platform, Tenant, request};
 
 async fn post(platform: &Platform, key: &str, idempotency: &str, body: Value) -> Answer {
-    let request = request(Method::POST, "/api/v1/projects", key)
+    post_to(platform, "/api/v1/projects", key, idempotency, body).await
+}
+
+async fn post_to(
+    platform: &Platform,
+    path: &str,
+    key: &str,
+    idempotency: &str,
+    body: Value,
+) -> Answer {
+    let request = request(Method::POST, path, key)
         .header("idempotency-key", idempotency)
         .body(body.to_string().into())
         .unwrap();
@@ -61,4 +73,40 @@ async fn a_refusal_is_repeated_too() {
     assert_eq!(first.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(again.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(first.body, again.body);
+}
+
+/// As if the process had been killed after it made the object and before it kept the answer.
+async fn break_off(platform: &Platform, tenant: &Tenant, key: &str) {
+    let control = &platform.state.control;
+    let id: TenantId = tenant.json["id"].as_str().unwrap().parse().unwrap();
+    let now = control.env.now();
+    let mut db = control.store.conn().await.unwrap();
+    let stored = idempotency::find(&mut db, id, key, now - Duration::from_mins(1)).await.unwrap();
+    let stored = stored.expect("the key has a row");
+    let made = stored.made.expect("it names what was made");
+    let claim = Claim { key: key.to_owned(), fingerprint: stored.fingerprint, made: None };
+    idempotency::claim(&mut db, id, &claim, made, now).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_repeat_after_a_crash_goes_on_with_what_was_made() {
+    let platform = Platform::new().await;
+    let a = platform.tenant("A").await;
+    for (path, list, body) in [
+        ("/api/v1/sandboxes?wait=false", "/api/v1/sandboxes", json!({"name": "one"})),
+        ("/api/v1/deployments", "/api/v1/deployments", json!({"name": "one"})),
+    ] {
+        let first = post_to(&platform, path, &a.key, path, body.clone()).await;
+        assert_eq!(first.status, StatusCode::CREATED, "{first:?}");
+        break_off(&platform, &a, path).await;
+        let again = post_to(&platform, path, &a.key, path, body).await;
+        assert_eq!(again.status, StatusCode::CREATED, "{again:?}");
+        assert!(!again.headers.contains_key("idempotency-replayed"), "it ran: {again:?}");
+        assert_eq!(again.body["data"]["id"], first.body["data"]["id"]);
+        let all = platform.get(list, &a.key).await;
+        assert_eq!(all.body["data"].as_array().unwrap().len(), 1, "{all:?}");
+
+        let other = post_to(&platform, path, &a.key, path, json!({"name": "two"})).await;
+        assert_eq!(other.body["error"]["code"], "IDEMPOTENCY_PAYLOAD_MISMATCH", "{other:?}");
+    }
 }

@@ -89,7 +89,6 @@ async fn a_field_without_effect_is_refused_by_name() {
         ("github_repo_url", json!("https://example.com/x.git")),
         ("setup_file", json!("echo hi")),
         ("readiness_probe", json!({"port": 3000})),
-        ("idle_timeout_sec", json!(60)),
         ("auto_start", json!(false)),
     ] {
         let answer = post(&platform, &a, SANDBOXES, json!({ field: value })).await;
@@ -97,12 +96,12 @@ async fn a_field_without_effect_is_refused_by_name() {
         assert!(answer.body["error"]["message"].as_str().unwrap().contains(field));
     }
     let body = json!({"services": [], "setup_file": null, "github_repo_url": "", "auto_start": true,
-        "database": false, "readiness_probe": {}, "idle_timeout_sec": 0, "of_a_newer_sdk": 1});
+        "database": false, "readiness_probe": {}, "idle_timeout_sec": 60, "of_a_newer_sdk": 1});
     let sandbox = post(&platform, &a, SANDBOXES, body).await;
     let path = format!("/api/v1/sandboxes/{}", id(&sandbox));
-    let body = json!({"idle_timeout_sec": 5});
+    let body = json!({"slug": "another"});
     let answer = platform.call(Method::PATCH, &path, &a.key, body).await;
-    assert_eq!(refusal(&answer), (422, "NOT_SUPPORTED", "idle_timeout_sec"));
+    assert_eq!(refusal(&answer), (422, "NOT_SUPPORTED", "slug"));
 
     for (call, value, code, field) in [
         ("expose", json!({"visibility": "private"}), "VALIDATION_ERROR", "visibility"),

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use miosa_provider::Observed;
 use miosa_store::{
     certificates::{self as rows, Certificate},
-    deployments, sandboxes, tenants, versions,
+    deployments, preview_tokens, previews, sandboxes, tenants, versions,
 };
 use miosa_types::{Digest, VersionId, deployment::VersionState, link};
 use tokio::sync::Notify;
@@ -52,6 +52,8 @@ struct Rows {
     deployments: Vec<deployments::Deployment>,
     versions: BTreeMap<VersionId, versions::Version>,
     sandboxes: Vec<sandboxes::Sandbox>,
+    previews: Vec<previews::Preview>,
+    preview_tokens: Vec<preview_tokens::PreviewToken>,
 }
 
 impl Routes {
@@ -84,6 +86,8 @@ impl Routes {
             deployments: deployments::all(&mut db).await?,
             versions: versions.into_iter().map(|version| (version.id, version)).collect(),
             sandboxes,
+            previews: previews::live(&mut db).await?,
+            preview_tokens: preview_tokens::live(&mut db, self.control.env.now()).await?,
         })
     }
 
@@ -182,6 +186,8 @@ impl Reconciler for Routes {
             deployments: &rows.deployments,
             versions: &rows.versions,
             sandboxes: &rows.sandboxes,
+            previews: &rows.previews,
+            preview_tokens: &rows.preview_tokens,
             replicas: &replicas,
             suspects: &self.control.suspects.all(),
             certificates,

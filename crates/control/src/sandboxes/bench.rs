@@ -270,7 +270,7 @@ impl Bench {
     }
 
     pub(crate) async fn create(&self, tier: Tier) -> Result<Sandbox, Error> {
-        create(&self.control, self.tenant, self.new_sandbox(tier), SOON).await
+        create(&self.control, self.tenant, self.new_sandbox(tier), None, SOON).await
     }
 
     /// One step of each reconciler, then waits until no sandbox is in hand and what the provider

@@ -142,7 +142,7 @@ async fn a_fault_at_any_call_converges_and_leaks_nothing() {
             let create = async |tier| {
                 let new = bench.new_sandbox(tier);
                 let wait = Duration::from_millis(100);
-                create(&bench.control, bench.tenant, new, wait).await.unwrap()
+                create(&bench.control, bench.tenant, new, None, wait).await.unwrap()
             };
             let warm = create(Tier::Xs).await;
             let cold = create(Tier::Small).await;
@@ -197,7 +197,8 @@ async fn what_does_not_come_up_in_time_is_an_error() {
     let bench = bench(&[]).await;
     bench.fake.set_auto(Auto::Running);
     let new = bench.new_sandbox(Tier::Xs);
-    let row = create(&bench.control, bench.tenant, new, Duration::from_millis(50)).await.unwrap();
+    let row =
+        create(&bench.control, bench.tenant, new, None, Duration::from_millis(50)).await.unwrap();
     assert_eq!(row.state(), State::Creating);
     let error = enter(&bench.control, bench.tenant, row.id).await.unwrap_err();
     assert!(matches!(error, Error::Starting), "{error:?}");
@@ -268,9 +269,9 @@ async fn a_slug_that_another_has_is_taken_and_leaves_nothing_behind() {
     bench.converge().await;
     let mut new = bench.new_sandbox(Tier::Small);
     new.slug = Some(Slug::parse("mine").unwrap());
-    create(&bench.control, bench.tenant, new.clone(), bench::SOON).await.unwrap();
+    create(&bench.control, bench.tenant, new.clone(), None, bench::SOON).await.unwrap();
     new.size = Tier::Xs.size();
-    let error = create(&bench.control, bench.tenant, new, bench::SOON).await.unwrap_err();
+    let error = create(&bench.control, bench.tenant, new, None, bench::SOON).await.unwrap_err();
     let is_taken =
         matches!(&error, Error::Store(miosa_store::Error::Taken { name }) if name == "mine");
     assert!(is_taken, "{error:?}");
@@ -284,12 +285,12 @@ async fn an_unknown_template_makes_nothing_and_an_alias_is_known() {
     let bench = bench(&[]).await;
     let mut new = bench.new_sandbox(Tier::Xs);
     new.template = Some("nothing".into());
-    let error = create(&bench.control, bench.tenant, new, bench::SOON).await.unwrap_err();
+    let error = create(&bench.control, bench.tenant, new, None, bench::SOON).await.unwrap_err();
     assert!(matches!(error, Error::NoTemplate { .. }), "{error:?}");
     assert!(bench.fake.calls().is_empty());
     let mut new = bench.new_sandbox(Tier::Xs);
     new.template = Some("base".into());
-    let row = create(&bench.control, bench.tenant, new, bench::SOON).await.unwrap();
+    let row = create(&bench.control, bench.tenant, new, None, bench::SOON).await.unwrap();
     assert_eq!(row.template, "box");
 }
 
@@ -319,7 +320,7 @@ async fn a_waiter_hears_of_readiness_and_of_failure() {
     bench.fake.set_auto(Auto::Running);
     for outcome in [State::Running, State::Error] {
         let new = bench.new_sandbox(Tier::Xs);
-        let row = create(&bench.control, bench.tenant, new, Duration::ZERO).await.unwrap();
+        let row = create(&bench.control, bench.tenant, new, None, Duration::ZERO).await.unwrap();
         let (control, tenant, id) = (bench.control.clone(), bench.tenant, row.id);
         let waiter =
             tokio::spawn(async move { wait_ready(&control, tenant, id, bench::SOON).await });

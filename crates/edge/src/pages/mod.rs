@@ -35,6 +35,10 @@ pub(crate) enum Page {
     },
     /// The sandbox of a preview is gone.
     PreviewEnded,
+    /// The port is private, and nothing was shown.
+    PreviewPrivate,
+    /// The port is private, and what was shown is not valid any more.
+    PreviewExpired,
     /// Its owner stopped it.
     Stopped,
     /// It does not start.
@@ -102,6 +106,8 @@ impl Page {
             Self::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::NoSuchHost => (StatusCode::NOT_FOUND, "NO_SUCH_HOST"),
             Self::PreviewEnded => (StatusCode::NOT_FOUND, "PREVIEW_ENDED"),
+            Self::PreviewPrivate => (StatusCode::FORBIDDEN, "PREVIEW_PRIVATE"),
+            Self::PreviewExpired => (StatusCode::FORBIDDEN, "PREVIEW_EXPIRED"),
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, "STARTING"),
             Self::WaitingForPort { .. } => (StatusCode::SERVICE_UNAVAILABLE, "PORT_NOT_READY"),
             Self::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "STOPPED"),
@@ -130,6 +136,16 @@ impl Page {
                 "Preview",
                 "This preview has ended",
                 "The workspace behind it was closed. Open the project again to get a new preview.",
+            ),
+            Self::PreviewPrivate => (
+                "Preview",
+                "This preview is private",
+                "Open it from the project, or ask its owner for a link.",
+            ),
+            Self::PreviewExpired => (
+                "Preview",
+                "This link has expired",
+                "Open the preview from the project again, or ask its owner for a new link.",
             ),
             Self::Starting => {
                 ("Starting", "Just a moment", "The app is starting. This page opens it by itself.")

@@ -4,8 +4,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use miosa_edge::Limits;
 use miosa_types::{
-    guest,
-    link::{Entry, Sandbox, Target},
+    Digest, guest,
+    link::{Access, Entry, Grant, Sandbox, Target},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -26,8 +26,12 @@ fn entries(ip: Option<[u8; 4]>) -> Vec<Entry> {
 }
 
 fn sandbox(ip: Option<[u8; 4]>) -> Entry {
+    seen_by(ip, Access::default())
+}
+
+fn seen_by(ip: Option<[u8; 4]>, access: Access) -> Entry {
     let addr = ip.map(Into::into);
-    Entry::Sandbox(Sandbox { sandbox: sandbox_id(), tenant: tenant(), addr })
+    Entry::Sandbox(Sandbox { sandbox: sandbox_id(), tenant: tenant(), addr, access })
 }
 
 fn get(port: u16, extra: &str) -> String {
@@ -123,4 +127,97 @@ async fn events_are_not_kept_back() {
         }
     };
     tokio::time::timeout(PATIENCE, read).await.expect("the event is here");
+}
+
+/// Everything private; `tokens` open it.
+fn private(tokens: &[&str]) -> Entry {
+    let expires_at = "2100-01-01T00:00:00Z".parse().unwrap();
+    let grant =
+        |token: &&str| Grant { token: Digest::of(token.as_bytes()), port: None, expires_at };
+    let grants = tokens.iter().map(grant).collect();
+    let frame_ancestors = vec!["https://app.example.com".to_owned()];
+    seen_by(LOCAL, Access { is_private: true, grants, frame_ancestors, ..Access::default() })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_port_asks_for_a_token_and_keeps_it_to_itself() {
+    let app = Upstream::start(|got| Does::Answers(got.head.clone())).await;
+    let mut all = entries(LOCAL);
+    all.push(private(&["pv_good"]));
+    let world = World::new(all).await;
+    let port = app.addr.port();
+    let at =
+        |path: &str, extra: &str| get(port, extra).replacen("GET /", &format!("GET {path}"), 1);
+
+    for (path, extra, code) in [
+        ("/", NAVIGATE, "private"),
+        ("/?preview_token=pv_bad", NAVIGATE, "expired"),
+        ("/", "Cookie: __Host-preview=pv_bad\r\n", "expired"),
+        ("/", "X-Preview-Token: pv_bad\r\n", "expired"),
+    ] {
+        let reply = ask(world.edge.http, &at(path, extra)).await;
+        assert_eq!(reply.status, 403, "{path} {extra}");
+        assert!(reply.body.contains(code), "{path} {extra}: {}", reply.body);
+    }
+    assert_eq!(app.count(), 0, "nobody came through");
+
+    let reply = ask(world.edge.http, &at("/a?x=1&preview_token=pv_good", NAVIGATE)).await;
+    assert_eq!((reply.status, reply.field("location")), (303, Some("/a?x=1")));
+    let cookie = reply.field("set-cookie").unwrap();
+    assert!(cookie.starts_with("__Host-preview=pv_good; Path=/; Max-Age="), "{cookie}");
+    for word in ["Secure", "HttpOnly", "SameSite=None", "Partitioned"] {
+        assert!(cookie.contains(word), "{cookie}");
+    }
+    for (path, extra) in [
+        ("/?mt=pv_good&y=2", ""),
+        ("/?y=2", "Cookie: a=1; __Host-preview=pv_good; b=2\r\n"),
+        ("/?y=2", "X-Preview-Token: pv_good\r\n"),
+    ] {
+        let reply = ask(world.edge.http, &at(path, extra)).await;
+        assert_eq!(reply.status, 200, "{path} {extra}");
+        assert!(reply.body.starts_with("GET /?y=2 "), "{}", reply.body);
+        assert!(!reply.body.contains("pv_good"), "the app saw it: {}", reply.body);
+        assert_eq!(
+            reply.field("content-security-policy"),
+            Some("frame-ancestors https://app.example.com")
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_taken_back_ends_what_it_opened() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
+    let events = Upstream::start(move |_| Does::Sends(head.into())).await;
+    let echo = Upstream::start(|_| Does::Echoes).await;
+    let mut all = entries(LOCAL);
+    all.push(private(&["pv_one", "pv_two"]));
+    let world = World::new(all).await;
+    let mut stream = TcpStream::connect(world.edge.http).await.unwrap();
+    let asked = get(events.addr.port(), "X-Preview-Token: pv_one\r\n");
+    stream.write_all(asked.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("data: 1") {
+        assert!(stream.read_buf(&mut seen).await.unwrap() > 0, "{seen:?}");
+    }
+    let open = async |token: &str| {
+        let mut tunnel = TcpStream::connect(world.edge.http).await.unwrap();
+        let fields = format!(
+            "X-Preview-Token: {token}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n"
+        );
+        let reply = exchange(&mut tunnel, &get(echo.addr.port(), &fields)).await.unwrap();
+        assert_eq!(reply.status, 101);
+        tunnel
+    };
+    let (mut one, mut two) = (open("pv_one").await, open("pv_two").await);
+
+    world.control.apply(vec![private(&["pv_two"])]).await;
+    let end = tokio::time::timeout(PATIENCE, one.read_u8()).await.expect("the tunnel ends");
+    assert!(end.is_err());
+    let rest = async { while stream.read_buf(&mut seen).await.is_ok_and(|n| n > 0) {} };
+    tokio::time::timeout(PATIENCE, rest).await.expect("the stream ends");
+    two.write_all(b"ping").await.unwrap();
+    let mut echoed = [0; 4];
+    two.read_exact(&mut echoed).await.unwrap();
+    let late = ask(world.edge.http, &get(echo.addr.port(), "X-Preview-Token: pv_one\r\n")).await;
+    assert_eq!(late.status, 403);
 }

@@ -21,7 +21,7 @@ async fn a_site_goes_back_at_once() {
     platform.until_version(tenant, &second.version, VersionState::Ready).await;
     platform.until_state(tenant, id, "running").await;
     let control = platform.control();
-    deployments::roll_back(&control, tenant.id, "shop", None).await.unwrap();
+    deployments::roll_back(&control, tenant.id, "shop", None, None).await.unwrap();
     eventually("the first version at the edge", async || {
         match platform.edge.target("shop.clinic.localhost")? {
             Target::Static { version, .. } => (version == first.version.id).then_some(()),
@@ -29,7 +29,7 @@ async fn a_site_goes_back_at_once() {
         }
     })
     .await;
-    let error = deployments::roll_back(&control, tenant.id, "shop", None).await.unwrap_err();
+    let error = deployments::roll_back(&control, tenant.id, "shop", None, None).await.unwrap_err();
     assert!(matches!(error, deployments::Error::NotReady { .. }), "{error:?}");
 }
 
