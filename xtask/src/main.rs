@@ -2,11 +2,13 @@
 //!
 //! `tidy` reads the workspace and fails with one line for each fault, so that a fault is found
 //! before a review: crate arrows point down, files stay short and say what they are for, product
-//! words stay where they belong, documented paths exist.
+//! words stay where they belong, documented paths exist. `licences` does the same for what the
+//! platform is built from.
 
 mod arrows;
 mod files;
 mod flows;
+mod licences;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -15,15 +17,16 @@ use anyhow::Context as _;
 #[expect(clippy::print_stderr, reason = "a command-line tool talks to its user")]
 fn main() -> anyhow::Result<ExitCode> {
     let task = std::env::args().nth(1).unwrap_or_default();
-    anyhow::ensure!(task == "tidy", "usage: cargo xtask tidy");
     let root = root()?;
-    let mut faults = arrows::check(&root)?;
-    faults.extend(files::check(&root)?);
-    faults.extend(flows::check(&root)?);
+    let faults = match task.as_str() {
+        "tidy" => [arrows::check(&root)?, files::check(&root)?, flows::check(&root)?].concat(),
+        "licences" => licences::check(&root)?,
+        _ => anyhow::bail!("usage: cargo xtask tidy | licences"),
+    };
     for fault in &faults {
         eprintln!("{fault}");
     }
-    eprintln!("tidy: {} faults", faults.len());
+    eprintln!("{task}: {} faults", faults.len());
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
