@@ -11,8 +11,8 @@ import time
 class Platform:
     """One installation in `data_dir`."""
 
-    def __init__(self, miosa: str, data_dir: pathlib.Path, cache_dir: str):
-        self.miosa, self.data_dir, self.cache_dir = miosa, data_dir, cache_dir
+    def __init__(self, miosa: str, data_dir: pathlib.Path, cache_dir: str, config: pathlib.Path | None = None):
+        self.miosa, self.data_dir, self.cache_dir, self.config = miosa, data_dir, cache_dir, config
         self.process = None
         self.ready = {}
         self.ports = {"http": "127.0.0.1:0", "https": "127.0.0.1:0", "admin": "127.0.0.1:0"}
@@ -22,6 +22,8 @@ class Platform:
         ready_file = self.data_dir / "ready.json"
         ready_file.unlink(missing_ok=True)
         command = [self.miosa, "up", "--data-dir", self.data_dir, "--cache-dir", self.cache_dir]
+        if self.config:
+            command += ["--config", self.config]
         for name, address in self.ports.items():
             command += [f"--{name}", address]
         start = time.monotonic()
