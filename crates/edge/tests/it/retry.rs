@@ -1,12 +1,15 @@
 //! Which request may be sent again, and which must not.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    time::Duration,
+};
 
 use miosa_types::link::Up;
 
 use crate::{
     upstream::{Does, Upstream},
-    world::{World, served_by},
+    world::{PATIENCE, World, served_by},
 };
 
 /// The first request meets `first`, the others are answered.
@@ -101,4 +104,30 @@ async fn posts_over_connections_that_the_app_closes_are_executed_once() {
         assert_eq!(world.post("/", "x").await.status, 200);
     }
     assert_eq!(EXECUTED.load(SeqCst), 200);
+}
+
+/// What must not be sent twice goes over a connection whose peer was awake a moment ago; a GET may
+/// use an older one, as it can be sent again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_post_takes_no_connection_that_was_idle_for_a_second() {
+    let app = Upstream::start(|got| Does::Answers(got.connection.to_string())).await;
+    let world = World::new(served_by(&[app.addr])).await;
+    // Idleness is time: here it is what the test is about.
+    let idle = || tokio::time::sleep(Duration::from_millis(1_100));
+    assert_eq!(world.get("/").await.body, "1");
+    idle().await;
+    assert_eq!(world.get("/").await.body, "1", "a GET uses it, so it was kept");
+    idle().await;
+    assert_eq!(world.post("/", "x").await.body, "2", "a POST opens its own");
+    // One that was just used is good enough; it goes back a moment after its answer.
+    let mut last = "2".to_owned();
+    let reused = async {
+        loop {
+            let next = world.post("/", "x").await.body;
+            if next == std::mem::replace(&mut last, next.clone()) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, reused).await.expect("a POST uses a young connection");
 }

@@ -19,6 +19,8 @@ use tokio::{
 pub(crate) struct Got {
     /// Counts from 1 over the life of the app, restarts included.
     pub(crate) number: usize,
+    /// Counts connections from 1 between two starts of the app.
+    pub(crate) connection: usize,
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
 }
@@ -100,19 +102,24 @@ impl Upstream {
         let (behaviour, count) = (self.behaviour.clone(), self.count.clone());
         self.tasks.spawn(async move {
             let mut connections = JoinSet::new();
-            loop {
+            for connection in 1.. {
                 let (stream, _) = listener.accept().await.unwrap();
-                connections.spawn(serve(stream, behaviour.clone(), count.clone()));
+                connections.spawn(serve(stream, connection, behaviour.clone(), count.clone()));
             }
         });
     }
 }
 
-async fn serve(mut stream: TcpStream, behaviour: Arc<Behaviour>, count: Arc<AtomicUsize>) {
+async fn serve(
+    mut stream: TcpStream,
+    connection: usize,
+    behaviour: Arc<Behaviour>,
+    count: Arc<AtomicUsize>,
+) {
     let mut buffer = Vec::new();
     while let Some((head, body)) = request(&mut stream, &mut buffer).await {
         let number = count.fetch_add(1, SeqCst) + 1;
-        let answer = match behaviour(&Got { number, head: head.clone(), body }) {
+        let answer = match behaviour(&Got { number, connection, head, body }) {
             Does::Answers(body) => {
                 format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into()
             }
