@@ -79,7 +79,7 @@ def test_a_command_that_cannot_be_run_is_the_caller_s_mistake(sandbox, tenant, p
             assert (status, error["retryable"]) == (422, False), answer
             assert error["details"]["field"] == field and words in error["message"], (call_, answer)
     with pytest.raises(ValidationError) as refused:
-        sandbox.exec("pwd", cwd="/no/such/folder")
+        sandbox.run("pwd", {"cwd": "/no/such/folder"})
     assert "/no/such/folder" in str(refused.value)
 
 

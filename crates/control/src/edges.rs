@@ -395,7 +395,9 @@ impl State {
     }
 
     fn holds(&self, instance: InstanceId) -> bool {
-        if self.table.as_ref().is_some_and(|table| ready_in(table).contains(&instance)) {
+        // Before the first table, edges have what an earlier control told them.
+        let Some(table) = &self.table else { return true };
+        if ready_in(table).contains(&instance) {
             return true;
         }
         let Some(left) = self.left.get(&instance) else { return false };

@@ -83,6 +83,7 @@ async fn every_leased_edge_must_acknowledge_and_a_vanished_one_counts_until_its_
 async fn a_replica_is_held_until_every_edge_let_go_of_it() {
     let edges = Edges::new(1);
     let link = edges.opened(edge(1));
+    assert!(edges.holds(instance(1)), "an earlier control may have routed to it");
     edges.publish(table("r1"));
     assert!(edges.holds(instance(1)));
     assert!(!edges.holds(instance(2)), "nobody ever sent anything to it");
