@@ -7,7 +7,7 @@ const MAX_LINES: usize = 500;
 
 /// The only files of the edge and the guest that may hold product words: what a tenant's visitor
 /// can see is made by these two crates.
-const MAY_NAME_THE_PRODUCT: &[&str] = &[];
+const MAY_NAME_THE_PRODUCT: &[&str] = &["crates/edge/src/product.rs"];
 
 pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut faults = Vec::new();

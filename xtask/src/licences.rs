@@ -13,7 +13,7 @@ use toml::{Table, Value};
 pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {
     let rules = Rules::read(&fs_err::read_to_string(root.join("deny.toml"))?)?;
     let lock: Table = fs_err::read_to_string(root.join("Cargo.lock"))?.parse()?;
-    let mut faults = rules.sources(&lock);
+    let mut faults = sources(&lock);
     let mut packages = BTreeMap::new();
     for target in &rules.targets {
         packages.extend(packages_of(&tree(root, target)?));
@@ -76,18 +76,6 @@ impl Rules {
         })
     }
 
-    /// Packages of the lock file that come from elsewhere than crates.io or this workspace.
-    fn sources(&self, lock: &Table) -> Vec<String> {
-        let packages = lock.get("package").and_then(Value::as_array).into_iter().flatten();
-        let fault = |package: &Value| {
-            let source = package.get("source")?.as_str()?;
-            let is_known = source == "registry+https://github.com/rust-lang/crates.io-index";
-            let name = package.get("name")?.as_str()?;
-            (!is_known).then(|| format!("{name}: comes from {source}"))
-        };
-        packages.filter_map(fault).collect()
-    }
-
     fn package(&self, package: &str, licence: &str) -> Option<String> {
         let name = package.split(' ').next().unwrap_or(package);
         if self.banned.iter().any(|banned| banned == name) {
@@ -99,6 +87,18 @@ impl Rules {
         let is_allowed = terms.evaluate(|wanted| self.licences.contains(&wanted.to_string()));
         (!is_allowed).then(|| format!("{package}: `{licence}` is not in deny.toml"))
     }
+}
+
+/// Packages of the lock file that come from elsewhere than crates.io or this workspace.
+fn sources(lock: &Table) -> Vec<String> {
+    let packages = lock.get("package").and_then(Value::as_array).into_iter().flatten();
+    let fault = |package: &Value| {
+        let source = package.get("source")?.as_str()?;
+        let is_known = source == "registry+https://github.com/rust-lang/crates.io-index";
+        let name = package.get("name")?.as_str()?;
+        (!is_known).then(|| format!("{name}: comes from {source}"))
+    };
+    packages.filter_map(fault).collect()
 }
 
 #[cfg(test)]
@@ -147,7 +147,7 @@ mod tests {
             name = "fork"
             source = "git+https://example.com/fork"
         "#;
-        let faults = rules().sources(&lock.parse().unwrap());
+        let faults = sources(&lock.parse().unwrap());
         assert_eq!(faults, ["fork: comes from git+https://example.com/fork"]);
     }
 

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use miosa_types::{Digest, link};
 use tokio_util::sync::CancellationToken;
 
-use crate::{body::Body, visit::text};
+use crate::{body::Body, product, visit::text};
 
 /// Names of the token in a query. Others than the first are common words, so a value counts as a
 /// token only if it looks like one.
@@ -23,7 +23,7 @@ const NAMES: [&str; 4] = ["preview_token", "mt", "mp", "token"];
 const PREFIXES: [&str; 2] = ["pv_", "mp_"];
 /// Fields that hold a token.
 const FIELDS: [HeaderName; 2] =
-    [HeaderName::from_static("x-preview-token"), HeaderName::from_static("x-miosa-preview-token")];
+    [HeaderName::from_static("x-preview-token"), product::PREVIEW_TOKEN];
 /// Holds it after the first visit.
 const COOKIE: &str = "__Host-preview";
 

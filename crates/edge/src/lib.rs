@@ -28,6 +28,7 @@ mod pool;
 mod preview;
 pub mod privileges;
 mod probe;
+mod product;
 mod replay;
 mod serve;
 mod shard;
