@@ -49,6 +49,8 @@ struct State {
     has_met_an_edge: bool,
     /// `None` until the first table is known: an empty one would unroute everything.
     table: Option<Table>,
+    /// Replicas that the table sends requests to.
+    ready: BTreeSet<InstanceId>,
     history: VecDeque<(u64, Bytes)>,
     history_bytes: usize,
     links: BTreeMap<u64, Link>,
@@ -111,6 +113,7 @@ impl Edges {
             started: Instant::now(),
             has_met_an_edge: false,
             table: None,
+            ready: BTreeSet::new(),
             history: VecDeque::new(),
             history_bytes: 0,
             links: BTreeMap::new(),
@@ -396,8 +399,7 @@ impl State {
 
     fn holds(&self, instance: InstanceId) -> bool {
         // Before the first table, edges have what an earlier control told them.
-        let Some(table) = &self.table else { return true };
-        if ready_in(table).contains(&instance) {
+        if self.table.is_none() || self.ready.contains(&instance) {
             return true;
         }
         let Some(left) = self.left.get(&instance) else { return false };
@@ -410,8 +412,8 @@ impl State {
 
     /// Notes replicas that the next table sends nothing to.
     fn note_leavers(&mut self, next: &Table, seq: u64) {
-        let ready = ready_in(next);
-        let mut leavers = self.table.as_ref().map(ready_in).unwrap_or_default();
+        let ready = with_state(next, ReplicaState::Ready);
+        let mut leavers = std::mem::replace(&mut self.ready, ready.clone());
         let draining = with_state(next, ReplicaState::Draining);
         leavers.extend(draining.iter().copied());
         let known = |id: &InstanceId| draining.contains(id) || leavers.contains(id);
@@ -448,10 +450,6 @@ impl State {
             self.history_bytes -= old.len();
         }
     }
-}
-
-fn ready_in(table: &Table) -> BTreeSet<InstanceId> {
-    with_state(table, ReplicaState::Ready)
 }
 
 fn with_state(table: &Table, state: ReplicaState) -> BTreeSet<InstanceId> {

@@ -40,6 +40,9 @@ const LOG_BYTES: u32 = 4096;
 /// How long its guest may take to tell them.
 const LOG_DEADLINE: Duration = Duration::from_secs(2);
 
+/// Rows written in one transaction: a commit costs as much as many rows.
+const BATCH: usize = 256;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Deployments {
@@ -64,6 +67,13 @@ enum Live {
     Nothing,
     /// This version.
     Version(VersionId),
+}
+
+/// A deployment that edges serve by another version than was noted.
+struct Switched<'a> {
+    deployment: &'a Deployment,
+    serving: Option<VersionId>,
+    failure: Option<&'a str>,
 }
 
 /// One deployment in its turn.
@@ -92,11 +102,18 @@ impl Deployments {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let facts = Facts { suspects: &suspects, told: &told, now };
         let changes = instances::changes(&known, &world.versions, &world.replicas, &facts);
-        for News { row, is_final } in changes {
-            rows::observe(&mut db, &row).await?;
-            if row.ended_at.is_some() {
-                rows::prune(&mut db, row.deployment, instances::KEEP).await?;
+        drop(db);
+        for part in changes.chunks(BATCH) {
+            let mut tx = self.control.store.begin().await?;
+            for News { row, .. } in part {
+                rows::observe(&mut tx, row).await?;
+                if row.ended_at.is_some() {
+                    rows::prune(&mut tx, row.deployment, instances::KEEP).await?;
+                }
             }
+            tx.commit().await?;
+        }
+        for News { row, is_final } in changes {
             if is_final {
                 known.remove(&row.id);
             } else {
@@ -172,7 +189,6 @@ impl Deployments {
     }
 
     async fn turn(&self, turn: &Turn<'_>) -> Result<usize, StepError> {
-        self.record_serving(turn).await?;
         let now = self.control.env.now();
         let actions = rollout::plan(&turn.desired, turn.seen, now);
         for action in &actions {
@@ -300,30 +316,45 @@ impl Deployments {
         Ok(())
     }
 
-    /// Notes the version that every leased edge serves.
-    async fn record_serving(&self, turn: &Turn<'_>) -> Result<(), StepError> {
+    /// Notes for each deployment the version that every leased edge serves.
+    async fn record_serving(&self, all: &[Turn<'_>]) -> Result<(), StepError> {
+        let news: Vec<_> = all.iter().filter_map(|turn| self.switched(turn)).collect();
+        let now = self.control.env.now();
+        for part in news.chunks(BATCH) {
+            let mut tx = self.control.store.begin().await?;
+            for Switched { deployment, serving, failure } in part {
+                deployments::observe(&mut tx, deployment.id, *serving, *failure).await?;
+                if let Some(serving) = serving {
+                    versions::set_served(&mut tx, *serving, now).await?;
+                }
+            }
+            tx.commit().await?;
+            for Switched { deployment, serving, .. } in part {
+                tracing::info!(deployment = %deployment.id, ?serving, "every edge serves it");
+            }
+        }
+        if !news.is_empty() {
+            self.control.wakes.deployments.notify_one();
+            self.control.wakes.routes.notify_one();
+        }
+        Ok(())
+    }
+
+    /// What is to be noted of one deployment, if anything.
+    fn switched<'a>(&self, turn: &Turn<'a>) -> Option<Switched<'a>> {
         let deployment = turn.deployment;
         let serving = match self.live(turn) {
-            Live::Unknown => return Ok(()),
+            Live::Unknown => return None,
             Live::Nothing => None,
             Live::Version(version) => Some(version),
         };
-        let has_recovered = serving.is_some() && deployment.serving_version.is_none();
         if serving == deployment.serving_version {
-            return Ok(());
+            return None;
         }
+        let has_recovered = serving.is_some() && deployment.serving_version.is_none();
         let has_switched = serving.is_some() && serving == deployment.active_version;
         let failure = deployment.failure.as_deref().filter(|_| !has_recovered && !has_switched);
-        let mut tx = self.control.store.begin().await?;
-        deployments::observe(&mut tx, deployment.id, serving, failure).await?;
-        if let Some(serving) = serving {
-            versions::set_served(&mut tx, serving, self.control.env.now()).await?;
-        }
-        tx.commit().await?;
-        tracing::info!(deployment = %deployment.id, ?serving, "every edge serves it");
-        self.control.wakes.deployments.notify_one();
-        self.control.wakes.routes.notify_one();
-        Ok(())
+        Some(Switched { deployment, serving, failure })
     }
 
     /// What every leased edge serves.
@@ -353,6 +384,7 @@ impl Deployments {
 
     async fn late_starts(
         &self,
+        db: &mut sqlx::AnyConnection,
         deployment: &Deployment,
         versions: &BTreeMap<VersionId, Version>,
     ) -> Result<u32, miosa_store::Error> {
@@ -361,9 +393,8 @@ impl Deployments {
             return Ok(0);
         };
         let since = wanted.promoted_at.unwrap_or(wanted.created_at);
-        let mut db = self.control.store.conn().await?;
         let given_ms = rollout::START_DEADLINE.as_millis().try_into().unwrap_or(i64::MAX);
-        rows::late_starts(&mut db, wanted.id, since, given_ms).await
+        rows::late_starts(db, wanted.id, since, given_ms).await
     }
 }
 
@@ -420,15 +451,22 @@ impl Reconciler for Deployments {
             routes::seen_by_deployment(&world.versions, &world.replicas, &suspects, is_held);
         let mut report = Report { looked_at: all.len(), ..Report::default() };
         report.acted += self.remove_orphans(&world, &all).await?;
+        let mut turns = Vec::with_capacity(all.len());
+        let mut db = self.control.store.conn().await?;
         for deployment in &all {
             let seen = seen.get(&deployment.id).map_or(&[][..], Vec::as_slice);
-            let late = self.late_starts(deployment, &world.versions).await?;
+            let late = self.late_starts(&mut db, deployment, &world.versions).await?;
             let desired = routes::desired(deployment, &world.versions, late);
-            match self.turn(&Turn { deployment, desired, seen, world: &world }).await {
+            turns.push(Turn { deployment, desired, seen, world: &world });
+        }
+        drop(db);
+        self.record_serving(&turns).await?;
+        for turn in &turns {
+            match self.turn(turn).await {
                 Ok(acted) => report.acted += acted,
                 Err(error) => {
                     report.failed += 1;
-                    tracing::warn!(deployment = %deployment.id, %error, "could not act");
+                    tracing::warn!(deployment = %turn.deployment.id, %error, "could not act");
                 }
             }
         }
