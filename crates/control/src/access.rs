@@ -66,7 +66,7 @@ mod tests {
         "2026-06-01T12:00:00Z".parse().unwrap()
     }
 
-    fn tenant(settings: Value) -> Tenant {
+    fn tenant(settings: &Value) -> Tenant {
         Tenant {
             id: TenantId::from_uuid(Uuid::from_u128(1)),
             name: "Clinic".into(),
@@ -113,8 +113,8 @@ mod tests {
     #[test]
     fn a_port_is_as_private_as_its_strictest_preview() {
         use Visibility::{Private, Public};
-        let open = tenant(serde_json::json!({}));
-        let strict = tenant(serde_json::json!({"preview_visibility": "private"}));
+        let open = tenant(&serde_json::json!({}));
+        let strict = tenant(&serde_json::json!({"preview_visibility": "private"}));
         for (tenant, rows, private, public) in [
             (&open, vec![], vec![], vec![3000, 1]),
             (&open, vec![(3000, Private)], vec![3000], vec![1]),
