@@ -4,10 +4,20 @@
 //! is watched until it ends: in a shutdown every answer is the last of its connection, and idle
 //! connections are closed only after some seconds, because a client may just be sending.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -99,24 +109,9 @@ where
         .max_buf_size(128 * 1024)
         .serve_connection(io, service)
         .with_upgrades();
-    let mut serving = pin!(serving);
     let mut phase = shared.phase.clone();
-    let mut closing = pin!(reaches(&mut phase, Phase::Closing));
-    let mut is_told = false;
-    loop {
-        tokio::select! {
-            result = serving.as_mut() => {
-                if let Err(error) = result {
-                    tracing::debug!(%error, "connection ended");
-                }
-                return;
-            }
-            () = closing.as_mut(), if !is_told => {
-                is_told = true;
-                serving.as_mut().graceful_shutdown();
-            }
-        }
-    }
+    let end = reaches(&mut phase, Phase::Closing);
+    drive(serving, http1::UpgradeableConnection::graceful_shutdown, end).await;
 }
 
 async fn http2<S>(connection: Connection, stream: S)
@@ -129,7 +124,7 @@ where
     let io = TokioIo::new(ClientIo::new(stream, state.clone(), true, limits));
     let connection = Arc::new(connection);
     let service = service_fn(move |request| answer(connection.clone(), request));
-    let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+    let serving = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(256 * 1024)
         .initial_connection_window_size(4 * 1024 * 1024)
@@ -139,11 +134,24 @@ where
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(io, service);
-    let mut serving = pin!(serving);
     let mut phase = shared.phase.clone();
-    // GOAWAY may be sent early: what is under way is still answered.
-    let mut closing = pin!(reaches(&mut phase, Phase::LameDuck));
-    let mut idle = pin!(idle(&state, limits.idle));
+    let end = async {
+        tokio::select! {
+            // GOAWAY may be sent early: what is under way is still answered.
+            () = reaches(&mut phase, Phase::LameDuck) => {}
+            () = idle(&state, limits.idle) => {}
+        }
+    };
+    drive(serving, http2::Connection::graceful_shutdown, end).await;
+}
+
+/// Serves until the connection ends; at `end` it is told to `stop` taking requests.
+async fn drive<C: Future<Output = hyper::Result<()>>>(
+    serving: C,
+    stop: impl Fn(Pin<&mut C>),
+    end: impl Future<Output = ()>,
+) {
+    let (mut serving, mut end) = (pin!(serving), pin!(end));
     let mut is_told = false;
     loop {
         tokio::select! {
@@ -153,13 +161,9 @@ where
                 }
                 return;
             }
-            () = closing.as_mut(), if !is_told => {
+            () = end.as_mut(), if !is_told => {
                 is_told = true;
-                serving.as_mut().graceful_shutdown();
-            }
-            () = idle.as_mut(), if !is_told => {
-                is_told = true;
-                serving.as_mut().graceful_shutdown();
+                stop(serving.as_mut());
             }
         }
     }
