@@ -55,6 +55,16 @@ install_platform_packages() {
     mkfs.ext4:e2fsprogs losetup:mount cc:gcc cmake:cmake git:git curl:curl
 }
 
+# A PostgreSQL that tests start servers of, each its own; the package's server is not wanted.
+install_postgresql() {
+  if ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then
+    mkdir -p /etc/postgresql-common/createcluster.d
+    echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/miosa.conf
+    install_packages -:postgresql
+  fi
+  export MIOSA_TEST_POSTGRES=1 # from here on a test may not be skipped for want of it
+}
+
 # The real SDK, in a Python environment of its own.
 install_sdk() {
   export SDK_PYTHON=$MIOSA_BUILD_DIR/python-$sdk_version/bin/python

@@ -227,7 +227,7 @@ pub async fn update(db: &mut AnyConnection, new: &Deployment, now: Timestamp) ->
         .bind(row::to_json(&new.metadata))
         .bind(new.active_version.map(|id| id.to_string()))
         .bind(if new.is_stopped { "stopped" } else { "running" })
-        .bind(new.failure.as_deref())
+        .bind(new.failure.as_deref().map(row::said))
         .bind(new.deleted_at.map(Timestamp::as_millisecond))
         .bind(now.as_millisecond())
         .execute(db)
@@ -249,7 +249,7 @@ pub async fn observe(
     sqlx::query("update deployments set serving_version_id = $2, failure = $3 where id = $1")
         .bind(id.to_string())
         .bind(serving.map(|id| id.to_string()))
-        .bind(failure)
+        .bind(failure.map(row::said))
         .execute(db)
         .await?;
     Ok(())
@@ -263,7 +263,7 @@ pub async fn set_failure(
 ) -> Result<(), Error> {
     sqlx::query("update deployments set failure = $2 where id = $1")
         .bind(id.to_string())
-        .bind(failure)
+        .bind(row::said(failure))
         .execute(db)
         .await?;
     Ok(())

@@ -60,7 +60,7 @@ pub async fn observe(db: &mut AnyConnection, seen: &Instance) -> Result<(), Erro
         .bind(seen.ip.as_deref())
         .bind(seen.port.map(i64::from))
         .bind(i64::from(seen.restarts))
-        .bind(seen.error.as_deref())
+        .bind(seen.error.as_deref().map(row::said))
         .bind(seen.started_at.as_millisecond())
         .bind(seen.ready_at.map(Timestamp::as_millisecond))
         .bind(seen.last_seen_at.as_millisecond())
@@ -101,7 +101,7 @@ pub async fn alive(db: &mut AnyConnection) -> Result<Vec<Instance>, Error> {
 pub async fn set_error(db: &mut AnyConnection, id: InstanceId, error: &str) -> Result<(), Error> {
     sqlx::query("update instances set error_message = $2 where id = $1")
         .bind(id.to_string())
-        .bind(error)
+        .bind(row::said(error))
         .execute(db)
         .await?;
     Ok(())
@@ -111,7 +111,7 @@ pub async fn set_error(db: &mut AnyConnection, id: InstanceId, error: &str) -> R
 pub async fn add_error(db: &mut AnyConnection, id: InstanceId, error: &str) -> Result<(), Error> {
     const ADD: &str =
         "update instances set error_message = $2 where id = $1 and error_message is null";
-    sqlx::query(ADD).bind(id.to_string()).bind(error).execute(db).await?;
+    sqlx::query(ADD).bind(id.to_string()).bind(row::said(error)).execute(db).await?;
     Ok(())
 }
 

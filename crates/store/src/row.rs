@@ -34,6 +34,11 @@ pub fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("what is stored as JSON has text keys")
 }
 
+/// What a program said, as text that every database keeps: PostgreSQL refuses the character 0.
+pub fn said(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
 /// Reads a number that cannot be negative or larger than its type.
 pub fn number<T: TryFrom<i64>>(table: &'static str, value: i64) -> Result<T, Error> {
     T::try_from(value).map_err(|_| corrupt(table, &format_args!("{value} is out of range")))

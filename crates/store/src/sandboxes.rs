@@ -348,7 +348,7 @@ pub async fn update(
         .bind(sandbox.desired.as_str())
         .bind(sandbox.ready_at.map(Timestamp::as_millisecond))
         .bind(sandbox.ended_at.map(Timestamp::as_millisecond))
-        .bind(sandbox.end_reason.clone())
+        .bind(sandbox.end_reason.as_deref().map(row::said))
         .bind(sandbox.destroyed_at.map(Timestamp::as_millisecond))
         .bind(sandbox.workload.to_string())
         .bind(sandbox.revision.cast_signed())
@@ -424,7 +424,3 @@ pub(crate) fn size(table: &'static str, row: &AnyRow) -> Result<Size, Error> {
         disk_mib: row::number(table, row.try_get("disk_mib")?)?,
     })
 }
-
-#[cfg(test)]
-#[path = "sandboxes_tests.rs"]
-mod tests;

@@ -240,7 +240,7 @@ pub async fn set_failed(
         where id = $1 and state in ('building', 'ready')";
     let done = sqlx::query(FAILED)
         .bind(id.to_string())
-        .bind(why)
+        .bind(row::said(why))
         .bind(now.as_millisecond())
         .execute(db)
         .await?;
@@ -257,7 +257,12 @@ pub async fn note_interruption(
     const NOTE: &str = "
         update versions set failure = $2, updated_at_ms = $3
         where id = $1 and state = 'building'";
-    sqlx::query(NOTE).bind(id.to_string()).bind(why).bind(now.as_millisecond()).execute(db).await?;
+    sqlx::query(NOTE)
+        .bind(id.to_string())
+        .bind(row::said(why))
+        .bind(now.as_millisecond())
+        .execute(db)
+        .await?;
     Ok(())
 }
 
@@ -302,7 +307,7 @@ pub async fn raise_revision(db: &mut AnyConnection, id: VersionId, used: u64) ->
 pub async fn set_build_log(db: &mut AnyConnection, id: VersionId, log: &str) -> Result<(), Error> {
     sqlx::query("update versions set build_log = $2 where id = $1")
         .bind(id.to_string())
-        .bind(log)
+        .bind(row::said(log))
         .execute(db)
         .await?;
     Ok(())
