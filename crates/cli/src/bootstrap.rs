@@ -11,6 +11,8 @@ use miosa_store::{Store, api_keys, installations, tenants};
 use miosa_types::{Env, InstallationId, Slug, TenantId, host::Domains};
 use sqlx::AnyConnection;
 
+use crate::settings::Settings;
+
 /// Slug of the tenant that the operator's key acts for.
 const DEFAULT_TENANT: &str = "default";
 
@@ -18,15 +20,33 @@ const DEFAULT_TENANT: &str = "default";
 pub(crate) async fn run(
     store: &Store,
     env: &Env,
-    domains: &Domains,
-    key_file: &Path,
+    settings: &Settings,
 ) -> anyhow::Result<InstallationId> {
     let mut tx = store.begin().await?;
     let installation = installations::find_or_insert(&mut tx, env.id(), env.now()).await?;
-    let tenant = default_tenant(&mut tx, env, domains).await?;
-    operator_key(&mut tx, env, tenant, key_file).await?;
+    let file = settings.installation_file();
+    // The workloads on this host would be nobody's.
+    anyhow::ensure!(
+        read_installation(&file)?.is_none_or(|known| known == installation),
+        "this data folder belongs to another database: give that one with --database, or run \
+         `miosa down` and remove {}",
+        file.display()
+    );
+    let tenant = default_tenant(&mut tx, env, &settings.domains()).await?;
+    operator_key(&mut tx, env, tenant, &settings.operator_key_file()).await?;
     tx.commit().await?;
+    // After the commit: a note of an installation that never was would bar the next start.
+    write_secret(&file, &installation.to_string())?;
     Ok(installation)
+}
+
+/// The installation that a data folder belongs to, if that was noted.
+pub(crate) fn read_installation(file: &Path) -> anyhow::Result<Option<InstallationId>> {
+    match fs_err::read_to_string(file) {
+        Ok(text) => Ok(Some(text.trim().parse().with_context(|| file.display().to_string())?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn default_tenant(

@@ -6,12 +6,18 @@
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{
+    Args,
+    builder::{StringValueParser, TypedValueParser as _},
+};
 use miosa_control::PoolTarget;
-use miosa_types::{host::Domains, name::parse_domain, size::Tier};
+use miosa_types::{Secret, host::Domains, name::parse_domain, size::Tier};
 use serde::Deserialize;
 
 use crate::supervisor::Sockets;
+
+/// How control is told the database: a command line can be read by every user of the machine.
+pub(crate) const DATABASE_ENV: &str = "MIOSA_DATABASE";
 
 /// Options of `up`, `edge` and `control`.
 #[derive(Clone, Debug, Args)]
@@ -19,6 +25,10 @@ pub(crate) struct Options {
     /// Folder of durable data; made if missing. Not on an overlay filesystem.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/miosa")]
     pub(crate) data_dir: PathBuf,
+    /// Database: `postgres://…`; without it a SQLite file in the data folder. A URL with a
+    /// password belongs into the configuration file or the environment, which only root reads.
+    #[arg(long, value_name = "URL", env = DATABASE_ENV, hide_env_values = true, value_parser = StringValueParser::new().map(Secret::new))]
+    pub(crate) database: Option<Secret>,
     /// Address for plain HTTP: the API on this machine, redirects to HTTPS. Port 0 picks one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub(crate) http: SocketAddr,
@@ -50,6 +60,7 @@ impl Options {
     pub(crate) fn for_data_dir(data_dir: &std::path::Path) -> Self {
         Self {
             data_dir: data_dir.to_owned(),
+            database: None,
             http: ([127, 0, 0, 1], 0).into(),
             https: ([127, 0, 0, 1], 0).into(),
             admin: ([127, 0, 0, 1], 0).into(),
@@ -66,6 +77,8 @@ impl Options {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct File {
+    /// URL of the database, as `--database` (since 0.1).
+    pub(crate) database: Option<Secret>,
     pub(crate) edge: EdgeSection,
     pub(crate) sandbox: SandboxSection,
     pub(crate) pool: PoolSection,
@@ -126,6 +139,8 @@ impl Default for PoolSection {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
+    /// `None`: the SQLite file of the data folder.
+    pub(crate) database: Option<Secret>,
     pub(crate) cache_dir: PathBuf,
     pub(crate) http: SocketAddr,
     pub(crate) https: SocketAddr,
@@ -154,8 +169,16 @@ impl Settings {
             base_domain != apps_domain,
             "--base-domain and --apps-domain must differ: apps must not share a site with the console"
         );
+        let database = options.database.clone().or_else(|| file.database.clone());
+        if let Some(url) = &database {
+            let is_known =
+                ["postgres://", "postgresql://"].iter().any(|s| url.expose().starts_with(s));
+            // Not shown: it may hold a password.
+            anyhow::ensure!(is_known, "the database must be a URL like postgres://user@host/name");
+        }
         Ok(Self {
             data_dir: std::path::absolute(&options.data_dir)?,
+            database,
             cache_dir: std::path::absolute(&options.cache_dir)?,
             http: options.http,
             https: options.https,
@@ -184,7 +207,7 @@ impl Settings {
         bound
     }
 
-    /// The command line that gives a child these settings.
+    /// The command line that gives a child these settings, but for the database.
     pub(crate) fn to_arguments(&self) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
         let mut push = |flag: &str, value: OsString| arguments.extend([flag.into(), value]);
@@ -245,8 +268,14 @@ impl Settings {
         self.data_dir.join("db")
     }
 
-    pub(crate) fn database(&self) -> PathBuf {
+    /// The SQLite file.
+    pub(crate) fn database_file(&self) -> PathBuf {
         self.database_dir().join("platform.db")
+    }
+
+    /// Tells which installation this data folder belongs to, wherever its database is.
+    pub(crate) fn installation_file(&self) -> PathBuf {
+        self.database_dir().join("installation")
     }
 
     pub(crate) fn artifacts_dir(&self) -> PathBuf {
@@ -292,11 +321,31 @@ mod tests {
     }
 
     #[test]
+    fn the_command_line_goes_before_the_file_and_no_password_is_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("miosa.toml");
+        std::fs::write(&config, "database = \"postgres://u:hidden@file/d\"").unwrap();
+        let config: OsString = config.into();
+        let file = parse(["--config".into(), config.clone()]);
+        let both = [OsString::from("--config"), config, "--database".into()];
+        let both = parse(both.into_iter().chain(["postgres://u:hidden@line/d".into()]));
+        for (options, host) in [(file, "@file"), (both, "@line")] {
+            let settings = Settings::load(&options).unwrap();
+            assert!(settings.database.as_ref().unwrap().expose().contains(host), "{host}");
+            let shown = format!("{options:?} {settings:?} {:?}", settings.to_arguments());
+            assert!(!shown.contains("hidden"), "{shown}");
+        }
+    }
+
+    #[test]
     fn what_is_misspelt_is_named() {
         let error = toml::from_str::<File>("[pool]\ntarget = []").unwrap_err().to_string();
         assert!(error.contains("unknown field `target`"), "{error}");
         let options = parse(["--base-domain", "apps.localhost"]);
         assert!(Settings::load(&options).unwrap_err().to_string().contains("must differ"));
+        let options = parse(["--database", "mysql://u:hidden@h/d"]);
+        let error = Settings::load(&options).unwrap_err().to_string();
+        assert!(error.contains("postgres://") && !error.contains("hidden"), "{error}");
         let text = "[[pool.targets]]\ntemplate = \"t\"\nsize = \"small\"\ncount = 3";
         assert_eq!(toml::from_str::<File>(text).unwrap().pool.targets[0].count, 3);
     }

@@ -9,10 +9,12 @@ use anyhow::Context as _;
 use clap::Args;
 use miosa_provider_oci::Removed;
 use miosa_store::{Store, installations};
+use miosa_types::InstallationId;
 use serde_json::json;
 
 use super::block_on;
 use crate::{
+    bootstrap,
     logging::{progress, result},
     roles,
     settings::{Options, Settings},
@@ -36,19 +38,28 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     roles::require_root("down")?;
     let settings = Settings::load(&Options::for_data_dir(&arguments.data_dir))?;
-    if !settings.database().exists() {
+    let noted = bootstrap::read_installation(&settings.installation_file())?;
+    if noted.is_none() && !settings.database_file().exists() {
         say(arguments, None, false);
         return Ok(());
     }
     let was_running = !arguments.stopped && supervisor::stop_running(&settings.data_dir)?;
-    let removed = block_on(remove(&settings))?;
+    let removed = block_on(remove(&settings, noted))?;
     say(arguments, removed, was_running);
     Ok(())
 }
 
-async fn remove(settings: &Settings) -> anyhow::Result<Option<Removed>> {
-    let store = Store::open_sqlite(&settings.database()).await.context("the database")?;
-    let found = installations::find(&mut *store.conn().await?).await?;
+async fn remove(
+    settings: &Settings,
+    noted: Option<InstallationId>,
+) -> anyhow::Result<Option<Removed>> {
+    let found = if noted.is_some() {
+        noted
+    } else {
+        // Of a version that did not note it.
+        let store = Store::open_sqlite(&settings.database_file()).await.context("the database")?;
+        installations::find(&mut *store.conn().await?).await?
+    };
     let Some(installation) = found else { return Ok(None) };
     let removed = miosa_provider_oci::remove(installation, &settings.data_dir).await;
     removed.map(Some).context("something of the installation is left; run `down` again")

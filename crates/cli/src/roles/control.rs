@@ -120,10 +120,13 @@ async fn open(settings: &Settings) -> anyhow::Result<Arc<Control>> {
     let env = Env::system();
     make_private(&settings.database_dir())?;
     make_private(&settings.artifacts_dir())?;
-    let store = Store::open_sqlite(&settings.database()).await.context("the database")?;
+    let store = match &settings.database {
+        Some(url) => Store::open(url.expose()).await,
+        None => Store::open_sqlite(&settings.database_file()).await,
+    };
+    let store = store.context("the database")?;
     let domains = settings.domains();
-    let installation =
-        bootstrap::run(&store, &env, &domains, &settings.operator_key_file()).await?;
+    let installation = bootstrap::run(&store, &env, settings).await?;
     let artifacts = ArtifactStore::open(&settings.artifacts_dir())?;
     let templates = open_templates(settings).await?;
     let provider = open_provider(settings, installation, &env, &artifacts, &templates).await?;

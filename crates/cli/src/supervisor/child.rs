@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use tokio::time::Instant;
 
 use super::{sockets::Sockets, sys};
-use crate::settings::Settings;
+use crate::settings::{DATABASE_ENV, Settings};
 
 /// Which child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +67,14 @@ pub(super) fn spawn(
     command.env("READY_FD", fds[0].to_string()).env("SUPERVISOR_FD", fds[1].to_string());
     match role {
         Role::Edge => {
+            command.env_remove(DATABASE_ENV);
             pass(&mut command, &mut fds, "EDGE_LISTEN_HTTP", &sockets.http);
             pass(&mut command, &mut fds, "EDGE_LISTEN_HTTPS", &sockets.https);
         }
         Role::Control => {
+            if let Some(url) = &settings.database {
+                command.env(DATABASE_ENV, url.expose());
+            }
             let admin = std::slice::from_ref(&sockets.admin);
             pass(&mut command, &mut fds, "CONTROL_LISTEN_ADMIN", admin);
         }
