@@ -20,6 +20,8 @@ finish() {
   rm -rf "$folder"
 }
 trap finish EXIT
+trap '' PIPE # a test that is gone before its server answers
+trap 'exit 1' HUP INT TERM
 
 # An order of letters as unlike the order of bytes as any that people use.
 $as "$bin/initdb" -D "$folder/data" -N -A trust -U postgres -E UTF8 \
