@@ -8,11 +8,14 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
+/// Extension of a file that is being written.
+const DRAFT: &str = "new";
+
 /// Replaces a file by rename, readable by its owner only. It survives the death of this process;
 /// what must survive the machine's is the database's business.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let bytes = serde_json::to_vec(value)?;
-    let new = path.with_extension("new");
+    let new = path.with_extension(DRAFT);
     let mut options = fs_err::OpenOptions::new();
     options.write(true).create(true).truncate(true);
     std::os::unix::fs::OpenOptionsExt::mode(options.options_mut(), 0o600);
@@ -27,6 +30,17 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Removes what [`write_json`] left in a folder when it was cut short.
+pub(crate) fn remove_drafts(folder: &Path) -> io::Result<()> {
+    for entry in fs_err::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == DRAFT) {
+            remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a file; `Ok` if there is none.

@@ -145,8 +145,9 @@ impl OciProvider {
         let host = Arc::new(host.await.map_err(io::Error::other).setting("host")??);
         let dns = Mutex::new(Some(dns));
         let provider = Arc::new(Self { config, host, workloads: Arc::default(), dns });
-        provider.adopt(instances).await?;
+        // Before anything may start: the sweep takes what it finds no record of for a leftover.
         sweep::leftovers(&provider.host).await;
+        provider.adopt(instances).await?;
         Ok(provider)
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use miosa_provider::Missing;
 use rustix::fs::statfs;
 
-use crate::cgroup::Cgroups;
+use crate::{cgroup::Cgroups, network};
 
 /// Programs that are run, the Debian package of each, and what only some need it for.
 const PROGRAMS: [(&str, &str, Option<&str>); 6] = [
@@ -44,6 +44,14 @@ pub(crate) fn look(data_dir: &Path) -> Vec<Missing> {
     if is_on_overlay(data_dir) {
         let what = format!("a data folder on a real file system ({})", data_dir.display());
         missing.push(fatal(&what, "choose a folder that does not lie on an overlay"));
+    }
+    if missing.iter().all(|one| !one.is_fatal) && !network::can_bound_flows() {
+        missing.push(Missing {
+            what: "`ct count` of nftables: one sandbox can fill the machine's table of connections"
+                .into(),
+            hint: "use a kernel with CONFIG_NFT_CONNLIMIT (modprobe nft_connlimit)".into(),
+            is_fatal: false,
+        });
     }
     missing.extend(SETTINGS.iter().filter_map(|(name, least, what)| setting(name, *least, what)));
     missing

@@ -110,10 +110,13 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Opens the folder, `<data_dir>/oci`.
+    /// Opens the folder, `<data_dir>/oci`, and removes the records that a crash left half written.
     pub(crate) fn open(folder: PathBuf) -> io::Result<Self> {
         for name in ["workloads", "instances", "logs", "run"] {
             fs_err::create_dir_all(folder.join(name))?;
+        }
+        for name in ["workloads", "instances"] {
+            files::remove_drafts(&folder.join(name))?;
         }
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         fs_err::set_permissions(&folder, private)?;
@@ -218,6 +221,22 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_written_records_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        State::open(folder.path().join("oci")).unwrap();
+        for name in ["instances", "workloads"] {
+            let folder = folder.path().join("oci").join(name);
+            std::fs::write(folder.join("a.new"), "").unwrap();
+            std::fs::write(folder.join("b.json"), "{}").unwrap();
+        }
+        State::open(folder.path().join("oci")).unwrap();
+        for name in ["instances", "workloads"] {
+            let folder = folder.path().join("oci").join(name);
+            assert!(!folder.join("a.new").exists() && folder.join("b.json").exists());
+        }
+    }
 
     #[test]
     fn a_process_is_told_from_a_later_one_of_the_same_id() {

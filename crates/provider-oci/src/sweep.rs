@@ -80,7 +80,8 @@ pub(crate) fn subnets_of_others(names: &Names) -> io::Result<Vec<Subnet>> {
 }
 
 /// Removes leftovers of this installation that no record knows. Links and routes are the
-/// network's to remove. What cannot be removed is told and left for the next start.
+/// network's to remove. What cannot be removed is told and left for the next start. Nothing may
+/// be started meanwhile.
 pub(crate) async fn leftovers(host: &Arc<Host>) {
     let host = Arc::clone(host);
     let swept = tokio::task::spawn_blocking(move || sweep(&host)).await;

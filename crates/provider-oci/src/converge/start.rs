@@ -80,15 +80,26 @@ pub(crate) async fn start(host: &Arc<Host>, order: Order) -> io::Result<Started>
     let work = {
         let (host, record) = (Arc::clone(host), record.clone());
         move || {
-            let userns = host.userns.take().map_err(io::Error::other)?;
-            let record = InstanceRecord { userns_base: userns.base, ..record };
-            match launch(&host, &order, &lowers, &netns, &userns, record.clone()) {
-                Ok((record, pidfd)) => Ok(Started { record, netns, pidfd }),
-                Err(error) => {
+            let attempt = || {
+                let userns = host.userns.take().map_err(io::Error::other)?;
+                let record = InstanceRecord { userns_base: userns.base, ..record.clone() };
+                let launched = launch(&host, &order, &lowers, &netns, &userns, record.clone());
+                if launched.is_err() {
                     clean(&host, &record)?;
-                    Err(error)
                 }
-            }
+                launched
+            };
+            let launched = match attempt() {
+                // A guest alone runs nothing before it is asked to, and nobody knew of it yet. A
+                // command may have run, and the plan starts it again if that is wanted.
+                Err(error) if order.spec.command.is_none() => {
+                    let instance = order.instance;
+                    tracing::warn!(%instance, %error, "a start failed; trying once more");
+                    attempt()
+                }
+                launched => launched,
+            };
+            launched.map(|(record, pidfd)| Started { record, netns, pidfd })
         }
     };
     let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten();

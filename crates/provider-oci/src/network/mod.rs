@@ -33,6 +33,7 @@ use crate::{
     program, sweep,
     sys::ns,
 };
+use rules::Bound;
 use subnet::Addresses;
 
 /// Namespaces that wait for use.
@@ -98,8 +99,7 @@ impl Network {
         link::unreachable(&netlink, subnet).await?;
         drop(lock);
         set_sysctls(&names.bridge())?;
-        let rules = rules::host_table(&names.table(), &names.bridge(), subnet);
-        program::feed("nft", &["-f", "-"], rules, NFT_DEADLINE).await?;
+        make_table(&names, subnet).await?;
         let mut addresses = Addresses::new(subnet, next);
         for address in in_use {
             addresses.adopt(*address);
@@ -316,6 +316,23 @@ async fn settle(
     let next = if recorded.subnet == Some(subnet) { recorded.next } else { 0 };
     files::write_json(record, &Record { subnet: Some(subnet), next })?;
     Ok((subnet, next))
+}
+
+/// Makes the packet filter, with a bound on connections where the kernel has it.
+async fn make_table(names: &Names, subnet: Subnet) -> io::Result<()> {
+    let rules = |bound| rules::host_table(&names.table(), &names.bridge(), subnet, bound);
+    let bounded = program::feed("nft", &["-f", "-"], rules(Bound::Flows), NFT_DEADLINE).await;
+    if let Err(error) = bounded {
+        program::feed("nft", &["-f", "-"], rules(Bound::Nothing), NFT_DEADLINE).await?;
+        tracing::warn!(%error, "the connections of a workload cannot be bounded here");
+    }
+    Ok(())
+}
+
+/// Whether this kernel can bound the connections of a workload. Changes nothing. Blocks.
+pub(crate) fn can_bound_flows() -> bool {
+    program::feed_blocking("nft", &["-c", "-f", "-"], &rules::counting_table(), NFT_DEADLINE)
+        .is_ok()
 }
 
 /// Removes the packet filter of an installation.

@@ -53,6 +53,9 @@ pub(crate) struct Subnet {
 }
 
 impl Subnet {
+    /// The first candidate.
+    pub(crate) const FIRST: Self = Self { base: RANGE.addr };
+
     /// As a range.
     pub(crate) const fn net(self) -> Net {
         Net { addr: self.base, prefix: PREFIX }

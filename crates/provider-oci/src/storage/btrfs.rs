@@ -6,6 +6,7 @@
 use std::{
     fs::File,
     io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -50,6 +51,9 @@ impl Btrfs {
             crate::rootfs::unmount(&files.pool).tried("unmount a pool without a file")?;
             make_image(&files.image)?;
         }
+        // One that an earlier version made was open to every user of the machine.
+        fs_err::set_permissions(&files.image, PermissionsExt::from_mode(0o600))
+            .tried("close pool.img")?;
         if !is_mounted(&files.pool)? {
             mount_image(&files.image, &files.pool)?;
         }
@@ -144,7 +148,7 @@ fn make_image(image: &Path) -> Result<(), Error> {
     let size = grow::first_size(grow::Host::of(&host))
         .ok_or_else(|| Error::Full("the disk under the data folder is nearly full".to_owned()))?;
     {
-        let file = fs_err::File::create(&draft).tried("make pool.img")?;
+        let file = super::create_private(&draft).tried("make pool.img")?;
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size)
             .tried("allocate pool.img")?;
     }

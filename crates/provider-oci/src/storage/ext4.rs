@@ -79,7 +79,7 @@ impl Driver for Images {
             self.set_limit(name, bytes)?;
         } else {
             let draft = self.pool.join(format!("{name}.new"));
-            let file = File::create(&draft).tried("make an image")?;
+            let file = super::create_private(&draft).tried("make an image")?;
             file.set_len(bytes).tried("size an image")?;
             run(Command::new("mkfs.ext4")
                 .args(["-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,nodiscard"])

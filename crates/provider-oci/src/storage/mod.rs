@@ -154,7 +154,9 @@ impl Storage {
         }
         let storage = Self::pick(&files)?;
         let text = serde_json::to_vec(&storage.kind).tried("write pool.kind")?;
-        fs_err::write(&files.kind, text).tried("write pool.kind")?;
+        create_private(&files.kind)
+            .and_then(|mut file| io::Write::write_all(&mut file, &text))
+            .tried("write pool.kind")?;
         Ok(storage)
     }
 
@@ -332,6 +334,13 @@ fn make_private(folder: &Path) -> Result<(), Error> {
     fs_err::create_dir_all(folder).tried("make the folder of volumes")?;
     fs_err::set_permissions(folder, std::fs::Permissions::from_mode(0o700))
         .tried("close the folder of volumes")
+}
+
+/// A new image of volumes: every tenant's files are in it, for root alone.
+fn create_private(path: &Path) -> io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    absent_ok(fs_err::remove_file(path))?;
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Removes the files of a driver whose volumes are gone or never were.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use miosa_provider::{Confinement, Owner, Provider as _, Readiness, WorkloadSpec};
 use miosa_types::Size;
 
-use crate::machine::{Machine, tell, with_machine};
+use crate::machine::{Machine, output, tell, with_machine};
 
 #[test]
 fn a_memory_hog_dies_alone() {
@@ -27,6 +27,41 @@ fn a_fork_bomb_is_bounded() {
         let exit = machine.run(WorkloadSpec { restart: false, ..spec }).await;
         let count: u32 = exit.log_tail.trim().strip_prefix("forked=").unwrap().parse().unwrap();
         assert!((100..512).contains(&count), "{count}");
+    });
+}
+
+#[test]
+fn one_workload_cannot_fill_the_table_of_connections() {
+    // Many flows to many ports, then one flow with many packets that nobody answers.
+    const FLOOD: &str = r#"
+import socket
+def send(count, to):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    refused = 0
+    for i in range(count):
+        try: s.sendto(b"x", to(i))
+        except OSError: refused += 1
+    return refused
+print("one flow refused=%d" % send(6000, lambda i: ("198.51.100.9", 7)), flush=True)
+print("flows refused=%d" % send(12000, lambda i: ("198.51.100.%d" % (1 + i % 8), 1000 + i)), flush=True)
+"#;
+    let known = || -> u32 {
+        let text = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").unwrap();
+        text.trim().parse().unwrap()
+    };
+    with_machine(async |machine| {
+        let table = output("nft", &["list", "table", "inet", &machine.table()]);
+        if !table.contains("ct count over") {
+            eprintln!("SKIPPED: this kernel cannot count connections");
+            return;
+        }
+        let before = known();
+        let spec = machine.workload(&["python3", "-c", FLOOD], Readiness::Guest);
+        let exit = machine.run(WorkloadSpec { restart: false, ..spec }).await;
+        let more = known().saturating_sub(before);
+        eprintln!("{} more connections; {}", more, exit.log_tail);
+        // Others use the machine as well.
+        assert!((1000..4096 + 2000).contains(&more), "{more}: {}", exit.log_tail);
     });
 }
 

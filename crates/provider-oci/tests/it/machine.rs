@@ -263,6 +263,11 @@ impl Machine {
         found.unwrap_or_else(|| panic!("waited in vain; seen: {known:#?}"))
     }
 
+    /// The packet filter table.
+    pub(crate) fn table(&self) -> String {
+        format!("wl_{}", self.installation.simple())
+    }
+
     /// Looks for host objects that carry the installation's id.
     pub(crate) fn assert_nothing_is_left(&self) {
         let id = self.installation.simple();

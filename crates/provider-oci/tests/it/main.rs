@@ -7,4 +7,5 @@ mod isolation;
 mod limits;
 mod machine;
 mod recovery;
+mod rootfs;
 mod running;

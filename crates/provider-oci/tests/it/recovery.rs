@@ -75,6 +75,70 @@ fn what_no_record_knows_is_removed() {
 }
 
 #[test]
+fn the_sweep_leaves_alone_what_is_just_being_started() {
+    with_machine(async |machine| {
+        let specs: Vec<_> = (0..6).map(|_| machine.server()).collect();
+        let mut instances = Vec::new();
+        for spec in &specs {
+            instances.push(machine.start(spec).await.instance);
+        }
+        machine.die().await;
+        // The workloads are to be started again while all of this is removed.
+        let oci = machine.folder.path().join("oci");
+        for instance in instances {
+            std::fs::remove_file(oci.join(format!("instances/{instance}.json"))).unwrap();
+        }
+        std::fs::write(oci.join("instances/half.new"), "").unwrap();
+        machine.open().await;
+        for spec in specs {
+            let started = machine.ready(spec.key.workload).await;
+            assert_eq!((started.exits_in_a_row, started.last_exit), (0, None));
+        }
+        let volumes = std::fs::read_dir(machine.folder.path().join("pool")).unwrap();
+        assert_eq!(volumes.count(), 6);
+        assert!(!oci.join("instances/half.new").exists());
+    });
+}
+
+/// What any user of the machine can read below `folder`, which all may pass through.
+fn readable_by_all(folder: &std::path::Path) -> Vec<PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let (kind, mode) = (entry.file_type().unwrap(), entry.metadata().unwrap().permissions());
+        if kind.is_dir() && mode.mode() & 0o001 != 0 {
+            found.extend(readable_by_all(&entry.path()));
+        } else if kind.is_file() && mode.mode() & 0o006 != 0 {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+#[test]
+fn nothing_of_a_tenant_is_readable_by_other_users() {
+    use std::os::unix::fs::PermissionsExt as _;
+    with_machine(async |machine| {
+        let layer = machine.artifacts.add(&[("workspace/secret", "s")]);
+        let mut spec = machine.server();
+        spec.root.layer = Some(layer);
+        machine.start(&spec).await;
+        let data = machine.folder.path();
+        assert_eq!(readable_by_all(data), Vec::<PathBuf>::new());
+        let image = data.join("pool.img");
+        if !image.exists() {
+            return;
+        }
+        // As an earlier version made it.
+        machine.die().await;
+        std::fs::set_permissions(&image, std::fs::Permissions::from_mode(0o644)).unwrap();
+        machine.open().await;
+        assert_eq!(readable_by_all(data), Vec::<PathBuf>::new());
+    });
+}
+
+#[test]
 fn an_instance_without_its_workload_is_removed() {
     with_machine(async |machine| {
         let spec = machine.server();
