@@ -39,8 +39,8 @@ use std::{
 
 use async_trait::async_trait;
 use miosa_provider::{
-    Caps, Error as ProviderError, Events, Key, Missing, Owner, Provider, When, WorkloadSpec,
-    board::Board,
+    Caps, Confinement, Error as ProviderError, Events, Key, Missing, Owner, Provider, When,
+    WorkloadSpec, board::Board,
 };
 use miosa_types::{InstanceId, Size};
 use tokio::sync::Semaphore;
@@ -193,6 +193,14 @@ impl OciProvider {
         emptied.and(network).and(rest)
     }
 
+    /// Whether a sandbox or build that begins now could write.
+    fn room(&self) -> Result<(), ProviderError> {
+        if !self.host.storage.is_short() {
+            return Ok(());
+        }
+        Err(ProviderError::Quota { reason: "the disk of the host is nearly full".to_owned() })
+    }
+
     async fn adopt(&self, instances: Vec<state::InstanceRecord>) -> Result<(), Error> {
         let mut instances = instances;
         for record in self.host.state.workloads().setting("state")? {
@@ -263,6 +271,9 @@ impl Provider for OciProvider {
         if let Some(answer) = self.workloads.ask(workload, request).await {
             return answer;
         }
+        if spec.confinement == Confinement::Sandbox {
+            self.room()?;
+        }
         let record = state::WorkloadRecord {
             spec: spec.clone(),
             owner: spec.owner,
@@ -301,6 +312,7 @@ impl Provider for OciProvider {
     }
 
     async fn claim(&self, slot: Key, owner: Owner, size: Size) -> Result<(), ProviderError> {
+        self.room()?;
         let answer = self.workloads.ask(slot.workload, Request::Claim(slot, owner, size)).await;
         answer.unwrap_or(Err(ProviderError::Conflict { workload: slot.workload }))
     }

@@ -4,7 +4,7 @@ use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use miosa_provider::{
-    Exit,
+    Confinement, Exit,
     plan::{Action, STABLE, Stage, pause, plan},
 };
 use miosa_types::{InstanceId, guest::Endpoint};
@@ -318,6 +318,13 @@ impl Actor {
             () if record.ready_at.is_some() && alive.is_some() => Stage::Ready,
             () => Stage::Running,
         };
+        if self.record.spec.confinement == Confinement::Sandbox
+            && alive.is_some()
+            && let Err(error) =
+                self.host.storage.yields(&instance.simple(), self.record.size.disk_mib.into())
+        {
+            tracing::warn!(%instance, %error, "a sandbox is not held when room is short");
+        }
         let (is_draining, is_ready) = (record.is_draining, record.ready_at.is_some());
         let replica = Replica {
             revision: record.revision,

@@ -128,6 +128,9 @@ fn launch(
     let target = bundle.join("rootfs");
     fs_err::create_dir_all(&target)?;
     let volume = host.storage.create(&id, order.size.disk_mib.into()).map_err(io::Error::other)?;
+    if order.spec.confinement == Confinement::Sandbox {
+        host.storage.yields(&id, order.size.disk_mib.into()).map_err(io::Error::other)?;
+    }
     write_etc(&volume.upper, &order.spec.hostname, &record, host)?;
     let output = files::create_append(&host.state.log(record.instance))?;
     let exit = files::create_append(&host.state.exit(record.instance))?;

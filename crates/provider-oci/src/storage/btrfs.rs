@@ -9,11 +9,12 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
 };
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use super::{Driver, Error, Files, Tried as _, Volume, grow, make_parts, volume_in};
+use super::{Driver, Error, Files, Tried as _, Volume, brake::Brake, grow, make_parts, volume_in};
 use crate::{
     rootfs::mount_points,
     sys::{
@@ -30,6 +31,8 @@ pub(super) struct Btrfs {
     pool: PathBuf,
     /// Present for a loop file, which grows by need.
     grower: Option<grow::Grower>,
+    /// Present with it.
+    brake: Option<Arc<Brake>>,
 }
 
 /// Whether `path` is on btrfs.
@@ -41,7 +44,7 @@ pub(super) fn is_btrfs(path: &Path) -> Result<bool, Error> {
 impl Btrfs {
     /// Subvolumes of the filesystem that the data folder is on.
     pub(super) fn native(files: &Files) -> Result<Self, Error> {
-        Self::at(&files.pool, None)
+        Self::at(&files.pool, None, None)
     }
 
     /// Subvolumes of a filesystem in a loop file, made and mounted if it is not.
@@ -58,12 +61,17 @@ impl Btrfs {
             mount_image(&files.image, &files.pool)?;
         }
         super::make_private(&files.pool)?;
-        let grower = grow::Grower::start(files)?;
-        Self::at(&files.pool, Some(grower))
+        let brake = Arc::new(Brake::new(files.pool.clone()));
+        let grower = grow::Grower::start(files, Arc::clone(&brake))?;
+        Self::at(&files.pool, Some(grower), Some(brake))
     }
 
-    fn at(pool: &Path, grower: Option<grow::Grower>) -> Result<Self, Error> {
-        let this = Self { pool: pool.to_owned(), grower };
+    fn at(
+        pool: &Path,
+        grower: Option<grow::Grower>,
+        brake: Option<Arc<Brake>>,
+    ) -> Result<Self, Error> {
+        let this = Self { pool: pool.to_owned(), grower, brake };
         let root = this.root()?;
         if let Err(error) = btrfs::enable_quota(&root, Quota::Simple) {
             tracing::info!(%error, "no simple quotas here, using classic ones");
@@ -105,7 +113,7 @@ impl Driver for Btrfs {
         }
         btrfs::create_subvolume(&root, &draft).tried("make a subvolume")?;
         let subvolume = File::open(&path).tried("open a subvolume")?;
-        btrfs::limit(&subvolume, bytes).tried("limit a subvolume")?;
+        btrfs::limit(&root, &subvolume, bytes).tried("limit a subvolume")?;
         make_parts(&path).tried("make a volume's folders")?;
         fs_err::rename(&path, &folder).tried("name a volume")?;
         Ok(volume_in(name, &folder))
@@ -113,7 +121,7 @@ impl Driver for Btrfs {
 
     fn set_limit(&self, name: &str, bytes: u64) -> Result<(), Error> {
         let subvolume = File::open(self.pool.join(name)).tried("open a volume")?;
-        btrfs::limit(&subvolume, bytes).tried("limit a volume")
+        btrfs::limit(self.root()?, &subvolume, bytes).tried("limit a volume")
     }
 
     fn remove(&self, name: &str) -> Result<(), Error> {
@@ -127,6 +135,10 @@ impl Driver for Btrfs {
         let names = self.names()?;
         let whole = names.iter().filter(|name| super::check_name(name).is_ok());
         Ok(whole.map(|name| volume_in(name, &self.pool.join(name))).collect())
+    }
+
+    fn brake(&self) -> Option<&Brake> {
+        self.brake.as_deref()
     }
 
     fn close(&self) -> Result<(), Error> {

@@ -1,19 +1,22 @@
 //! Growing the loop file by need: how much is pure, a thread does it.
 //!
 //! The file starts as a share of the free disk and grows, online, before it is full; it never takes the last of the
-//! host's disk. It does not shrink.
+//! host's disk. It does not shrink. When it cannot grow either, the [`Brake`] is put on.
 
 use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::{
-        Mutex,
+        Arc, Mutex,
         mpsc::{self, RecvTimeoutError},
     },
     time::Duration,
 };
 
-use super::{Error, Files, Tried as _};
+use super::{
+    Error, Files, Tried as _,
+    brake::{self, Brake},
+};
 use crate::sys::{btrfs, loopdev};
 
 const MIB: u64 = 1 << 20;
@@ -31,8 +34,8 @@ const PERIOD: Duration = Duration::from_millis(200);
 /// Room on the filesystem below. Unit: bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Host {
-    total: u64,
-    free: u64,
+    pub(super) total: u64,
+    pub(super) free: u64,
 }
 
 impl Host {
@@ -73,16 +76,16 @@ pub(super) struct Grower {
 
 impl Grower {
     /// Starts on a mounted pool. A growth that a crash cut short is finished first.
-    pub(super) fn start(files: &Files) -> Result<Self, Error> {
-        let task = Task { pool: files.pool.clone(), image: files.image.clone() };
+    pub(super) fn start(files: &Files, brake: Arc<Brake>) -> Result<Self, Error> {
+        let task = Task { pool: files.pool.clone(), image: files.image.clone(), brake };
         task.stretch()?;
         let (stop, stopped) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new()
             .name("pool-growth".to_owned())
             .spawn(move || {
-                let mut is_full = false;
+                let mut is_told = false;
                 while stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
-                    task.look(&mut is_full);
+                    task.look(&mut is_told);
                 }
             })
             .tried("start the thread that grows the pool")?;
@@ -108,25 +111,57 @@ impl Drop for Grower {
 struct Task {
     pool: PathBuf,
     image: PathBuf,
+    brake: Arc<Brake>,
 }
 
 impl Task {
-    /// Grows if it is time; says once that it cannot.
-    fn look(&self, is_full: &mut bool) {
-        match self.grow() {
-            Ok(()) => *is_full = false,
-            Err(error) if !*is_full => {
-                *is_full = true;
+    /// Grows if it is time, else holds the sandboxes if that is due; says once what it cannot.
+    fn look(&self, is_told: &mut bool) {
+        let grown = self.grow();
+        let held = self.hold(grown.is_ok());
+        match grown.and(held) {
+            Ok(()) => *is_told = false,
+            Err(error) if !*is_told => {
+                *is_told = true;
                 tracing::warn!(%error, "the pool of volumes cannot grow");
             }
             Err(_) => {}
         }
     }
 
-    fn grow(&self) -> Result<(), Error> {
+    fn hold(&self, may_grow: bool) -> Result<(), Error> {
+        let (mut pool, host) = self.room()?;
+        let can_grow = may_grow && host.available() >= LEAST;
+        let was = self.brake.is_on();
+        if !can_grow {
+            pool.free = pool.free.saturating_sub(promised(&self.device()?));
+        }
+        let is_due = brake::is_due(pool, can_grow, was);
+        if is_due != was {
+            let free_mib = pool.free / MIB;
+            if is_due {
+                tracing::warn!(
+                    free_mib,
+                    "the pool of volumes is short of room: sandboxes are held"
+                );
+            } else {
+                tracing::info!(free_mib, "the pool of volumes has room again");
+            }
+            self.brake.set(is_due, pool.free)?;
+        }
+        Ok(())
+    }
+
+    /// Of the pool and of the disk below.
+    fn room(&self) -> Result<(Host, Host), Error> {
         let stat = |path: &Path| rustix::fs::statvfs(path).tried("look at the pool");
         let host = stat(self.image.parent().unwrap_or(&self.image))?;
-        let Some(step) = growth(Host::of(&stat(&self.pool)?), Host::of(&host)) else {
+        Ok((Host::of(&stat(&self.pool)?), Host::of(&host)))
+    }
+
+    fn grow(&self) -> Result<(), Error> {
+        let (pool, host) = self.room()?;
+        let Some(step) = growth(pool, host) else {
             return Ok(());
         };
         let file = File::options().write(true).open(&self.image).tried("open pool.img")?;
@@ -152,6 +187,17 @@ impl Task {
             .ok_or_else(|| std::io::Error::other("the pool is not mounted"))
             .tried("find the loop device")
     }
+}
+
+/// What writers were promised and is not on the device yet: free by `statfs`, and as good as gone.
+fn promised(device: &Path) -> u64 {
+    let Some(name) = device.file_name() else { return 0 };
+    let filesystems = std::fs::read_dir("/sys/fs/btrfs").into_iter().flatten().flatten();
+    let ours =
+        filesystems.map(|one| one.path()).find(|one| one.join("devices").join(name).exists());
+    let text = ours
+        .and_then(|one| std::fs::read_to_string(one.join("allocation/data/bytes_may_use")).ok());
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The device mounted at `point`: the second field after the dash of proc(5) mountinfo.

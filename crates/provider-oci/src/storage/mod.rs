@@ -20,6 +20,7 @@
 //! All calls block: microseconds, except `open` and the creation of an ext4 image (about 50 ms).
 //! The choice is kept in `pool.kind`; another driver is never slipped under existing volumes.
 
+mod brake;
 mod btrfs;
 mod ext4;
 mod grow;
@@ -105,6 +106,10 @@ trait Driver: fmt::Debug + Send + Sync {
     fn set_limit(&self, name: &str, bytes: u64) -> Result<(), Error>;
     fn remove(&self, name: &str) -> Result<(), Error>;
     fn list(&self) -> Result<Vec<Volume>, Error>;
+    /// What holds sandboxes when room is short, for volumes that share a pool that cannot grow.
+    fn brake(&self) -> Option<&brake::Brake> {
+        None
+    }
     /// Unmounts; volumes stay on disk.
     fn close(&self) -> Result<(), Error>;
 }
@@ -208,12 +213,30 @@ impl Storage {
     /// Changes a volume's limit. Unit: MiB.
     pub fn set_limit(&self, name: &str, disk_mib: u64) -> Result<(), Error> {
         check_name(name)?;
-        self.driver.set_limit(name, bytes(disk_mib)?)
+        match self.driver.brake() {
+            Some(brake) => brake.set_limit(name, bytes(disk_mib)?),
+            None => self.driver.set_limit(name, bytes(disk_mib)?),
+        }
+    }
+
+    /// Counts a volume among those of sandboxes: when the pool is short of room and cannot grow,
+    /// they are held at what they use, so that the rest is left to the others. Unit: MiB.
+    pub fn yields(&self, name: &str, disk_mib: u64) -> Result<(), Error> {
+        check_name(name)?;
+        self.driver.brake().map_or(Ok(()), |brake| brake.add(name, bytes(disk_mib)?))
+    }
+
+    /// Whether sandboxes are held, so that a new one could not write.
+    pub fn is_short(&self) -> bool {
+        self.driver.brake().is_some_and(brake::Brake::is_on)
     }
 
     /// Removes a volume with its content; `Ok` if there is none.
     pub fn remove(&self, name: &str) -> Result<(), Error> {
         check_name(name)?;
+        if let Some(brake) = self.driver.brake() {
+            brake.remove(name);
+        }
         self.driver.remove(name)
     }
 

@@ -20,6 +20,15 @@ const RESIZE: libc::Ioctl = 0x5000_9403;
 /// `BTRFS_QGROUP_LIMIT_MAX_RFER`: the limit is on all bytes that the subvolume refers to.
 const LIMIT_MAX_RFER: u64 = 1;
 
+const TREE_SEARCH: libc::Ioctl = 0xd000_9411;
+const INO_LOOKUP: libc::Ioctl = 0xd000_9412;
+/// `BTRFS_QUOTA_TREE_OBJECTID`.
+const QUOTA_TREE: u64 = 8;
+/// `BTRFS_QGROUP_INFO_KEY`.
+const QGROUP_INFO: u32 = 242;
+/// `BTRFS_FIRST_FREE_OBJECTID`: the root folder of a subvolume.
+const ROOT_FOLDER: u64 = 256;
+
 /// What `statfs` calls a btrfs.
 pub(crate) const MAGIC: i64 = 0x9123_683e;
 
@@ -40,7 +49,7 @@ struct VolArgs {
     name: [u8; 4088],
 }
 
-/// `struct btrfs_ioctl_qgroup_limit_args`; id 0 means the subvolume of the descriptor.
+/// `struct btrfs_ioctl_qgroup_limit_args`; the id is the subvolume's.
 #[repr(C)]
 struct QgroupLimit {
     qgroupid: u64,
@@ -56,6 +65,33 @@ struct QgroupLimit {
 struct QuotaCtl {
     cmd: u64,
     status: u64,
+}
+
+/// `struct btrfs_ioctl_search_args`.
+#[repr(C)]
+struct Search {
+    tree_id: u64,
+    min_objectid: u64,
+    max_objectid: u64,
+    min_offset: u64,
+    max_offset: u64,
+    min_transid: u64,
+    max_transid: u64,
+    min_type: u32,
+    max_type: u32,
+    nr_items: u32,
+    unused: u32,
+    unused64: [u64; 4],
+    /// A header of 32 bytes and an item, for each that is found.
+    found: [u8; 3992],
+}
+
+/// `struct btrfs_ioctl_ino_lookup_args`.
+#[repr(C)]
+struct InoLookup {
+    treeid: u64,
+    objectid: u64,
+    name: [u8; 4080],
 }
 
 /// How quotas are counted.
@@ -86,10 +122,11 @@ pub(crate) fn destroy_subvolume(parent: impl AsFd, name: &str) -> io::Result<()>
     Ok(())
 }
 
-/// Limits what `subvolume` may refer to. Unit: bytes.
-pub(crate) fn limit(subvolume: impl AsFd, bytes: u64) -> io::Result<()> {
+/// Limits what `subvolume` may refer to, by way of the filesystem's `root`: the kernel charges the
+/// change to the subvolume it is asked of, and one that is full would refuse. Unit: bytes.
+pub(crate) fn limit(root: impl AsFd, subvolume: impl AsFd, bytes: u64) -> io::Result<()> {
     let args = QgroupLimit {
-        qgroupid: 0,
+        qgroupid: id(subvolume)?,
         flags: LIMIT_MAX_RFER,
         max_rfer: bytes,
         max_excl: 0,
@@ -97,8 +134,45 @@ pub(crate) fn limit(subvolume: impl AsFd, bytes: u64) -> io::Result<()> {
         rsv_excl: 0,
     };
     // SAFETY: `args` has the layout that the kernel reads for this number and outlives the call.
-    check(unsafe { libc::ioctl(subvolume.as_fd().as_raw_fd(), QGROUP_LIMIT, &raw const args) })?;
+    check(unsafe { libc::ioctl(root.as_fd().as_raw_fd(), QGROUP_LIMIT, &raw const args) })?;
     Ok(())
+}
+
+/// The number of a subvolume.
+fn id(subvolume: impl AsFd) -> io::Result<u64> {
+    let mut lookup = Box::new(InoLookup { treeid: 0, objectid: ROOT_FOLDER, name: [0; 4080] });
+    let fd = subvolume.as_fd().as_raw_fd();
+    // SAFETY: `lookup` has the layout that the kernel reads and writes, and outlives the call.
+    check(unsafe { libc::ioctl(fd, INO_LOOKUP, &raw mut *lookup) })?;
+    Ok(lookup.treeid)
+}
+
+/// What `subvolume` refers to, as of the last commit. Unit: bytes.
+pub(crate) fn referenced(subvolume: impl AsFd) -> io::Result<u64> {
+    let id = id(&subvolume)?;
+    let mut search = Box::new(Search {
+        tree_id: QUOTA_TREE,
+        min_objectid: 0,
+        max_objectid: 0,
+        min_offset: id,
+        max_offset: id,
+        min_transid: 0,
+        max_transid: u64::MAX,
+        min_type: QGROUP_INFO,
+        max_type: QGROUP_INFO,
+        nr_items: 1,
+        unused: 0,
+        unused64: [0; 4],
+        found: [0; 3992],
+    });
+    // SAFETY: `search` has the layout that the kernel reads and writes, and outlives the call.
+    check(unsafe { libc::ioctl(subvolume.as_fd().as_raw_fd(), TREE_SEARCH, &raw mut *search) })?;
+    // The second number of `struct btrfs_qgroup_info_item`, little-endian.
+    let bytes: [u8; 8] = search.found[40..48].try_into().map_err(io::Error::other)?;
+    if search.nr_items == 0 {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the subvolume is not counted"));
+    }
+    Ok(u64::from_le_bytes(bytes))
 }
 
 /// Switches quotas on for the filesystem that `root` is in; `Ok` if they are on.
@@ -147,6 +221,8 @@ mod tests {
         assert_eq!(size_of::<VolArgs>(), size(RESIZE));
         assert_eq!(size_of::<QgroupLimit>(), size(QGROUP_LIMIT));
         assert_eq!(size_of::<QuotaCtl>(), size(QUOTA_CTL));
+        assert_eq!(size_of::<Search>(), size(TREE_SEARCH));
+        assert_eq!(size_of::<InoLookup>(), size(INO_LOOKUP));
     }
 
     #[test]
