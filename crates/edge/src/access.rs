@@ -2,9 +2,9 @@
 //!
 //! A token comes by query, by header or by the cookie that the first visit sets, and never reaches
 //! the app: it is taken out of what is sent on, whether the port is private or not. A token that
-//! is taken back ends what it opened, tunnels and streams included, at once.
+//! is taken back or expires ends what it opened, tunnels and streams included, at once.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, header,
@@ -12,6 +12,7 @@ use http::{
 };
 use jiff::Timestamp;
 use miosa_types::{Digest, link};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::{body::Body, product, visit::text};
@@ -25,7 +26,7 @@ const PREFIXES: [&str; 2] = ["pv_", "mp_"];
 const FIELDS: [HeaderName; 2] =
     [HeaderName::from_static("x-preview-token"), product::PREVIEW_TOKEN];
 /// Holds it after the first visit.
-const COOKIE: &str = "__Host-preview";
+pub(crate) const COOKIE: &str = "__Host-preview";
 
 /// The access of one sandbox, and what ends when it changes.
 #[derive(Debug)]
@@ -72,9 +73,9 @@ impl Gate {
     }
 
     /// The right to see a port: `None` if the token does not give it.
-    fn admit(&self, port: u16, token: Option<Digest>, now: Timestamp) -> Option<CancellationToken> {
+    fn admit(&self, port: u16, token: Option<Digest>, now: Timestamp) -> Option<Right> {
         if !self.access.is_private(port) {
-            return Some(self.open.clone());
+            return Some(Right { token: self.open.clone(), until: None });
         }
         let token = token?;
         let fits = |grant: &&link::Grant| {
@@ -82,18 +83,38 @@ impl Gate {
                 && grant.port.is_none_or(|only| only == port)
                 && now < grant.expires_at
         };
-        self.access
-            .grants
-            .iter()
-            .find(fits)
-            .and_then(|grant| self.granted.get(&grant.token))
-            .cloned()
+        let grant = self.access.grants.iter().find(fits)?;
+        let left = Duration::try_from(grant.expires_at.duration_since(now)).unwrap_or_default();
+        let until = Instant::now().checked_add(left);
+        Some(Right { token: self.granted.get(&grant.token)?.clone(), until })
     }
 }
 
 /// Whether the same ports are private.
 fn is_same(one: &link::Access, other: &link::Access) -> bool {
     one.is_private == other.is_private && one.except == other.except
+}
+
+/// What lets a request see a port.
+#[derive(Clone, Debug)]
+pub(crate) struct Right {
+    /// Cancelled when it is taken back.
+    pub(crate) token: CancellationToken,
+    /// When it ends by itself.
+    until: Option<Instant>,
+}
+
+impl Right {
+    /// Waits until it ends, one way or the other.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let Self { token, until } = self.clone();
+        async move {
+            match until {
+                Some(until) => drop(timeout_at(until, token.cancelled()).await),
+                None => token.cancelled().await,
+            }
+        }
+    }
 }
 
 /// A token that a request brought.
@@ -112,8 +133,8 @@ pub(crate) struct Badge {
 /// What a request gets.
 #[derive(Debug)]
 pub(crate) enum Pass {
-    /// It goes on; the token ends when the right does. The cookie, if any, goes with the answer.
-    Go(CancellationToken, Option<HeaderValue>),
+    /// It goes on, as long as the right lasts. The cookie, if any, goes with the answer.
+    Go(Right, Option<HeaderValue>),
     /// It goes no further. Whether it brought a token.
     Refused {
         /// An old one, then.
@@ -152,14 +173,14 @@ impl Badge {
 
     /// Whether this request may see `port`.
     pub(crate) fn present(&self, gate: &Gate, port: u16, now: Timestamp) -> Pass {
-        if let Some(token) = gate.admit(port, None, now) {
-            return Pass::Go(token, None);
+        if let Some(right) = gate.admit(port, None, now) {
+            return Pass::Go(right, None);
         }
         for shown in &self.shown {
             let digest = Digest::of(shown.text.as_bytes());
-            let Some(token) = gate.admit(port, Some(digest), now) else { continue };
+            let Some(right) = gate.admit(port, Some(digest), now) else { continue };
             let cookie = shown.is_in_query.then(|| gate.cookie(digest, &shown.text, now)).flatten();
-            return Pass::Go(token, cookie);
+            return Pass::Go(right, cookie);
         }
         Pass::Refused { had_token: !self.shown.is_empty() }
     }
@@ -248,8 +269,6 @@ fn split_cookies(value: &HeaderValue) -> (Option<HeaderValue>, Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn now() -> Timestamp {
@@ -337,7 +356,7 @@ mod tests {
         let both = private(vec![grant("pv_a", None), grant("pv_b", None)]);
         let old = Gate::new(both, &removed, None);
         let right = |gate: &Gate, token: &str, port: u16| {
-            gate.admit(port, Some(Digest::of(token.as_bytes())), now()).unwrap()
+            gate.admit(port, Some(Digest::of(token.as_bytes())), now()).unwrap().token
         };
         let (a, b, open) =
             (right(&old, "pv_a", 3000), right(&old, "pv_b", 3000), right(&old, "", 1));
@@ -349,5 +368,18 @@ mod tests {
         next.ended_by(&last).iter().for_each(CancellationToken::cancel);
         assert!(b.is_cancelled() && open.is_cancelled());
         assert!(last.admit(1, None, now()).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_right_ends_when_its_token_expires() {
+        let gate = gate(private(vec![grant("pv_a", None)]), None);
+        let badge = taken("/?preview_token=pv_a", &[]).2;
+        let Pass::Go(right, _) = badge.present(&gate, 3000, now()) else { panic!("refused") };
+        let Pass::Go(open, _) = badge.present(&gate, 1, now()) else { panic!("refused") };
+        let began = Instant::now();
+        right.ended().await;
+        assert_eq!(began.elapsed().as_secs(), 60);
+        let day = Duration::from_hours(24);
+        assert!(tokio::time::timeout(day, open.ended()).await.is_err(), "it is open to all");
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     body::Body,
@@ -63,6 +63,21 @@ fn is_repeatable(visit: &Visit) -> bool {
     visit.is_safe() || visit.parts.headers.contains_key(IDEMPOTENCY_KEY)
 }
 
+/// Until the API must begin to answer. What changes something may take long by contract, and so may
+/// the first event of a stream.
+fn patience(visit: &Visit) -> Option<Duration> {
+    let limits = &visit.shared().config.limits;
+    if matches!(visit.parts.uri.path(), "/health" | "/health/ready") {
+        return Some(limits.api_health);
+    }
+    let accepts = visit.parts.headers.get_all(header::ACCEPT).iter();
+    let mut accepts = accepts.filter_map(|accept| accept.to_str().ok());
+    let is_stream =
+        visit.is_websocket() || accepts.any(|accept| accept.contains("text/event-stream"));
+    let is_question = visit.is_safe() && !is_stream && visit.replay.is_none();
+    is_question.then_some(limits.api_question)
+}
+
 async fn connect(visit: &Visit, deadline: Instant) -> Option<Link> {
     let path = &visit.shared().config.api_socket;
     loop {
@@ -79,14 +94,19 @@ async fn connect(visit: &Visit, deadline: Instant) -> Option<Link> {
 }
 
 async fn exchange(visit: &mut Visit, mut link: Link) -> Outcome {
-    let response = match link.send(visit.request()).await {
-        Ok(response) => response,
-        Err(SendError::Unsent(_)) => return Outcome::Died { unsent: true },
-        Err(SendError::Written(_)) => return Outcome::Died { unsent: false },
+    let sending = link.send(visit.request());
+    let sent = match patience(visit) {
+        Some(most) => timeout(most, sending).await,
+        None => Ok(sending.await),
+    };
+    let response = match sent {
+        Ok(Ok(response)) => response,
+        Ok(Err(SendError::Unsent(_))) => return Outcome::Died { unsent: true },
+        Ok(Err(SendError::Written(_))) => return Outcome::Died { unsent: false },
+        Err(_) => return Outcome::Done(away(visit)),
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let removed = tokio_util::sync::CancellationToken::new();
-        return Outcome::Done(crate::tunnel::switch(visit, response, removed, ()));
+        return Outcome::Done(crate::tunnel::switch(visit, response, std::future::pending(), ()));
     }
     let is_small = is_small(visit, &response);
     let (mut parts, incoming) = response.into_parts();

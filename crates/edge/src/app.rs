@@ -64,8 +64,8 @@ impl Drop for Holding<'_> {
     }
 }
 
-/// Answers a request.
-pub(crate) async fn serve(visit: &mut Visit, app: &Arc<App>) -> Response<Body> {
+/// Answers a request; `None`: the app has left its host while this waited, look who has it.
+pub(crate) async fn serve(visit: &mut Visit, app: &Arc<App>) -> Option<Response<Body>> {
     app.budget.earn();
     let limits = &visit.shared().config.limits;
     let mut hold = app.spec.load().hold;
@@ -80,8 +80,11 @@ pub(crate) async fn serve(visit: &mut Visit, app: &Arc<App>) -> Response<Body> {
         fresh: false,
     };
     loop {
+        if app.is_away() {
+            return None;
+        }
         if let Step::Done(response) = step(visit, app, &mut course).await {
-            return response;
+            return Some(response);
         }
     }
 }
@@ -163,6 +166,7 @@ fn failed(
             visit.shared().metrics.retries.inc();
             Step::Again
         }
+        Failure::Unasked => bad_gateway(),
         Failure::TooSlow => {
             Step::Done(visit.page(Page::GatewayTimeout, Some(app.spec.load().tenant)))
         }
@@ -179,7 +183,8 @@ async fn upgrade(
     replica: &Arc<Replica>,
 ) -> Step {
     let under_way = replica.enter(&visit.shared().reports.in_flight);
-    match tunnel::open(visit, replica.addr, &replica.removed, under_way).await {
+    let end = replica.removed.clone().cancelled_owned();
+    match tunnel::open(visit, replica.addr, end, under_way).await {
         Ok(response) => Step::Done(response),
         Err(failure) => failed(visit, app, course, (replica, failure)),
     }
@@ -199,7 +204,8 @@ async fn hold(visit: &Visit, app: &Arc<App>, course: &mut Course) -> Step {
             // A replica may have come, or the app may have been stopped, between the look at
             // the table and the place in the queue.
             let left = course.deadline.saturating_duration_since(Instant::now());
-            if app.spec.load().verdict(shared.config.env.now(), left) == Verdict::Refuse {
+            let verdict = app.spec.load().verdict(shared.config.env.now(), left);
+            if app.is_away() || verdict == Verdict::Refuse {
                 return Step::Again;
             }
             if app.pick(&[]).is_some() {

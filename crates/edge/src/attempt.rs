@@ -6,7 +6,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use http::{Method, Response, header};
+use http::{Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -41,6 +41,9 @@ pub(crate) enum Failure {
     /// Nothing came within the limit; the peer still works on it.
     #[error("too slow")]
     TooSlow,
+    /// It switched to a protocol that nobody asked for.
+    #[error("an upgrade that nobody asked for")]
+    Unasked,
     /// The visitor's own body broke off.
     #[error("the request body broke off")]
     Client,
@@ -139,6 +142,9 @@ async fn finish(
     response: Response<Incoming>,
     lease: Lease,
 ) -> Result<Response<Body>, Failure> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Failure::Unasked);
+    }
     let is_small = is_small(visit, &response);
     let (mut parts, incoming) = response.into_parts();
     headers::incoming(&mut parts.headers);

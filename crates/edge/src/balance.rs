@@ -167,6 +167,8 @@ pub(crate) struct App {
     pub(crate) spec: ArcSwap<Spec>,
     pub(crate) queue: Queue,
     pub(crate) budget: Budget,
+    /// Set when its host answers by something else.
+    away: AtomicBool,
     next: AtomicUsize,
 }
 
@@ -182,6 +184,7 @@ impl App {
             }),
             queue: Queue::default(),
             budget: Budget::default(),
+            away: AtomicBool::new(false),
             next: AtomicUsize::new(0),
         };
         app.update(of);
@@ -214,6 +217,19 @@ impl App {
         }
     }
 
+    /// Whether whoever waits for it must look again who has its host.
+    pub(crate) fn is_away(&self) -> bool {
+        self.away.load(Relaxed)
+    }
+
+    /// Its host answers by something else, or by it again.
+    pub(crate) fn set_away(&self, is_away: bool) {
+        self.away.store(is_away, Relaxed);
+        if is_away {
+            self.queue.release_all();
+        }
+    }
+
     /// The app left the table.
     pub(crate) fn close(&self) {
         let old = self.spec.load();
@@ -226,6 +242,7 @@ impl App {
         for replica in &old.replicas {
             replica.removed.cancel();
         }
+        self.set_away(true);
     }
 
     /// The usable replica with the fewest requests under way, one that is not in `avoid` if

@@ -17,7 +17,6 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::task::JoinHandle;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// What can go wrong while a body is read.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -87,13 +86,13 @@ impl Body {
         Self { inner: self.inner, guard: Some(guard) }
     }
 
-    /// Breaks off when `end` is cancelled. What is in memory already is sent whole.
+    /// Breaks off when `end` comes. What is in memory already is sent whole.
     #[must_use]
-    pub fn until(self, end: CancellationToken) -> Self {
+    pub fn until(self, end: impl Future<Output = ()> + Send + 'static) -> Self {
         if matches!(self.inner, Inner::Empty | Inner::Full(_)) {
             return self;
         }
-        Self::boxed(Until { body: self, end: Box::pin(end.cancelled_owned()) })
+        Self::boxed(Until { body: self, end: Box::pin(end) })
     }
 
     fn poll_inner(
@@ -179,7 +178,7 @@ impl HttpBody for Body {
 /// A body with an end from outside.
 struct Until {
     body: Body,
-    end: Pin<Box<WaitForCancellationFutureOwned>>,
+    end: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl HttpBody for Until {
@@ -191,7 +190,7 @@ impl HttpBody for Until {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.end.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Err("the right to see this was taken back".into())));
+            return Poll::Ready(Some(Err("the right to see this has ended".into())));
         }
         Pin::new(&mut self.body).poll_frame(cx)
     }

@@ -56,6 +56,10 @@ pub struct Limits {
     pub navigation_hold: Duration,
     /// How long an API call is held while control is away.
     pub api_hold: Duration,
+    /// Until the API begins to answer a question about its health, after which the caller gets 503.
+    pub api_health: Duration,
+    /// The same for other questions that change nothing.
+    pub api_question: Duration,
     /// How long a request for a port that is not up is held (documents get the page at once).
     pub preview_hold: Duration,
     /// How long a shutdown may last.
@@ -90,6 +94,8 @@ impl Default for Limits {
             upstream_idle: Duration::from_secs(4),
             navigation_hold: Duration::from_secs(5),
             api_hold: Duration::from_secs(5),
+            api_health: Duration::from_secs(5),
+            api_question: Duration::from_secs(30),
             preview_hold: Duration::from_secs(5),
             drain: Duration::from_secs(10),
             lame_duck: Duration::from_secs(3),

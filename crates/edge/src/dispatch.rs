@@ -1,6 +1,6 @@
 //! Decides what answers a request: the API, a route, a redirect or a page.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::{
     api, app,
     body::Body,
+    cookies::{self, Setter},
     files,
     headers::{self, Visitor},
     identify::{self, Refusal},
@@ -24,6 +25,9 @@ use crate::{
     table::{Live, Route, Target},
     visit::{Visit, text},
 };
+
+/// How often one request looks up who has its host: each time but the last its app went away.
+const MAX_LOOKS: usize = 8;
 
 /// Answers one request.
 pub(crate) async fn serve(
@@ -38,21 +42,35 @@ pub(crate) async fn serve(
         Err(refusal) => return (Class::Refused, visit.text(refusal.status, refusal.why)),
     };
     let settings = visit.shared().live.settings();
-    if is_api(&host, settings.as_deref()) {
+    if is_api(&host, connection.local, settings.as_deref()) {
         return (Class::Api, api::serve(&mut visit).await);
     }
     let Host::Name(name) = host else {
         return (Class::Unknown, visit.page(Page::NoSuchHost, None));
     };
-    let Some((route, port)) = find(&visit.shared().live, &name) else {
-        let owner = visit.shared().live.owner_of(&name);
-        return (Class::Unknown, visit.page(Page::NoSuchHost, owner));
-    };
     let is_plain = connection.tls.is_none();
-    if is_plain && !settings.as_ref().is_some_and(|settings| settings.plain_http) {
-        return (Class::Redirect, to_https(&visit, &name, settings.as_deref()));
+    for _ in 0..MAX_LOOKS {
+        let Some((route, port)) = find(&visit.shared().live, &name) else {
+            let owner = visit.shared().live.owner_of(&name);
+            return (Class::Unknown, visit.page(unknown(&name), owner));
+        };
+        if is_plain && !settings.as_ref().is_some_and(|settings| settings.plain_http) {
+            return (Class::Redirect, to_https(&visit, &name, settings.as_deref()));
+        }
+        if let Some(answer) = target(&mut visit, &name, (&route, port), settings.as_deref()).await {
+            return answer;
+        }
+        // Its app has left the host: something else answers there, or nothing.
     }
-    target(&mut visit, &route, port, settings.as_deref()).await
+    (Class::App, visit.page(Page::Unavailable, None))
+}
+
+/// What to say on a host that nobody has.
+fn unknown(name: &str) -> Page {
+    let is_preview = host::split_preview(name)
+        .and_then(|(_, rest)| rest.split_once('.'))
+        .is_some_and(|(_, domain)| domain.starts_with("sandbox."));
+    if is_preview { Page::PreviewEnded } else { Page::NoSuchHost }
 }
 
 fn visit(connection: &Arc<Connection>, request: Request<Incoming>, arrived: Instant) -> Visit {
@@ -83,7 +101,8 @@ fn admit(connection: &Connection, parts: &Parts, head: &[u8]) -> Result<Host, Re
     if !tls.has_name {
         // It came by address: only the API answers, whatever the certificate would cover.
         let settings = connection.worker.shared.live.settings();
-        return if is_api(&host, settings.as_deref()) { Ok(host) } else { misdirected };
+        let is_api = is_api(&host, connection.local, settings.as_deref());
+        return if is_api { Ok(host) } else { misdirected };
     }
     match &host {
         Host::Name(name) if tls.certificate.covers(name) => Ok(host),
@@ -91,10 +110,13 @@ fn admit(connection: &Connection, parts: &Parts, head: &[u8]) -> Result<Host, Re
     }
 }
 
-/// Hosts of the API and the consoles (design §6).
-fn is_api(host: &Host, settings: Option<&Settings>) -> bool {
+/// Hosts of the API and the consoles (design §6). `local`: the address that the connection came to.
+fn is_api(host: &Host, local: Option<IpAddr>, settings: Option<&Settings>) -> bool {
     let name = match host {
-        Host::Ip(_) => return true,
+        Host::Ip(ip) => {
+            let ip = ip.to_canonical();
+            return ip.is_loopback() || local == Some(ip);
+        }
         Host::Name(name) => name.as_str(),
     };
     let Some(settings) = settings else { return name == "localhost" };
@@ -115,13 +137,14 @@ fn find(live: &Live, name: &str) -> Option<(Arc<Route>, Option<u16>)> {
     matches!(route.target, Target::Preview(_)).then_some((route, Some(port)))
 }
 
+/// The answer of whatever has the host; `None`: look again who that is.
 async fn target(
     visit: &mut Visit,
-    route: &Route,
-    port: Option<u16>,
+    host: &str,
+    (route, port): (&Route, Option<u16>),
     settings: Option<&Settings>,
-) -> (Class, Response<Body>) {
-    match &route.target {
+) -> Option<(Class, Response<Body>)> {
+    Some(match &route.target {
         Target::Static(manifest) => {
             let shared = visit.shared();
             let branding = shared.live.branding(route.tenant);
@@ -129,7 +152,11 @@ async fn target(
             (Class::Static, response)
         }
         Target::App(id) => match visit.shared().live.app(*id) {
-            Some(app) => (Class::App, app::serve(visit, &app).await),
+            Some(app) => {
+                let mut response = app::serve(visit, &app).await?;
+                cookies::confine(response.headers_mut(), Setter::App { host, settings });
+                (Class::App, response)
+            }
             // The route came before its app; control sends both at once, so this is short.
             None => (Class::App, visit.page(Page::Unavailable, Some(route.tenant))),
         },
@@ -140,7 +167,7 @@ async fn target(
         }
         Target::Redirect(to) => (Class::Redirect, to_https(visit, to, settings)),
         Target::Nothing => (Class::Unknown, visit.page(Page::NoSuchHost, Some(route.tenant))),
-    }
+    })
 }
 
 /// 308 keeps method and body.
@@ -153,4 +180,41 @@ fn to_https(visit: &Visit, host: &str, settings: Option<&Settings>) -> Response<
         response.headers_mut().insert(header::LOCATION, location);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_answers_by_the_address_that_was_called() {
+        let local = Some([10, 0, 0, 7].into());
+        for (host, is_ours) in [
+            ("10.0.0.7", true),
+            ("[::ffff:10.0.0.7]", true),
+            ("127.0.0.1", true),
+            ("[::1]:80", true),
+            ("localhost", true),
+            ("10.0.0.8", false),
+            ("8.8.8.8", false),
+            ("[2001:db8::1]", false),
+        ] {
+            assert_eq!(is_api(&Host::parse(host).unwrap(), local, None), is_ours, "{host}");
+        }
+        assert!(!is_api(&Host::Ip([10, 0, 0, 7].into()), None, None));
+    }
+
+    #[test]
+    fn who_looks_for_a_preview_is_told_of_a_preview() {
+        for (host, page) in [
+            ("3000-slug.sandbox.apps.localhost", Page::PreviewEnded),
+            ("3000-slug.sandbox.cliniciq.com", Page::PreviewEnded),
+            ("slug.sandbox.apps.localhost", Page::NoSuchHost),
+            ("3000-slug.clinic.apps.localhost", Page::NoSuchHost),
+            ("x-slug.sandbox.apps.localhost", Page::NoSuchHost),
+            ("3000-sandbox", Page::NoSuchHost),
+        ] {
+            assert_eq!(unknown(host), page, "{host}");
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! Which host a request is for, and which requests are refused before anything is looked up.
 //!
-//! hyper frames messages correctly; policy is ours: one valid `Host`, no `CONNECT`, never both
-//! `Content-Length` and `Transfer-Encoding`, no upgrade but WebSocket.
+//! hyper frames messages correctly; policy is ours: one valid `Host`, no `CONNECT`, not both
+//! `Content-Length` and `Transfer-Encoding`, no upgrade but WebSocket. Of a request that was sent
+//! before the one ahead of it was answered we do not see the bytes: there hyper goes by the chunks
+//! and drops the length (RFC 9112 §6.3), so both sides of us still agree where it ends.
 
 use http::{HeaderMap, Method, StatusCode, Version, header, request::Parts};
 use miosa_types::host::Host;

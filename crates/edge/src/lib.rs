@@ -13,6 +13,7 @@ mod blobs;
 pub mod body;
 mod client_io;
 pub mod config;
+mod cookies;
 mod dispatch;
 mod drain;
 mod files;

@@ -10,12 +10,12 @@ use std::{net::SocketAddr, time::Duration};
 use http::{HeaderValue, Response, StatusCode, header};
 use miosa_types::{InstanceId, SandboxId, TenantId, guest};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
-    access::{self, Badge, Pass},
+    access::{self, Badge, Pass, Right},
     attempt::{Failure, Peer, attempt},
     body::Body,
+    cookies::{self, Setter},
     pages::Page,
     pool::PoolKey,
     table::Sandbox,
@@ -107,7 +107,7 @@ fn dress(
 struct To<'a> {
     sandbox: &'a Sandbox,
     addr: SocketAddr,
-    right: &'a CancellationToken,
+    right: &'a Right,
 }
 
 async fn exchange(visit: &mut Visit, to: To<'_>, at: Where) -> Tried {
@@ -126,6 +126,9 @@ async fn exchange(visit: &mut Visit, to: To<'_>, at: Where) -> Tried {
                 }
                 visit.shared().metrics.retries.inc();
             }
+            Err(Failure::Unasked) => {
+                return Tried::Done(visit.page(Page::BadGateway, Some(at.tenant)));
+            }
             Err(Failure::TooSlow) => {
                 return Tried::Done(visit.page(Page::GatewayTimeout, Some(at.tenant)));
             }
@@ -140,13 +143,14 @@ async fn exchange(visit: &mut Visit, to: To<'_>, at: Where) -> Tried {
 async fn once(visit: &mut Visit, to: To<'_>, fresh: bool) -> Result<Response<Body>, Failure> {
     let To { sandbox, addr, right } = to;
     let mut response = if visit.is_websocket() {
-        tunnel::open(visit, addr, right, ()).await?
+        tunnel::open(visit, addr, right.ended(), ()).await?
     } else {
         // Sandboxes and instances never share a number: both are random.
         let owner = InstanceId::from_uuid(sandbox.id.uuid());
-        let peer = Peer { key: PoolKey { owner, addr }, removed: right, fresh };
-        attempt(visit, peer, || {}).await?.map(|body| body.until(right.clone()))
+        let peer = Peer { key: PoolKey { owner, addr }, removed: &right.token, fresh };
+        attempt(visit, peer, || {}).await?.map(|body| body.until(right.ended()))
     };
+    cookies::confine(response.headers_mut(), Setter::Preview);
     // Search engines must not list what somebody is still writing.
     let noindex = HeaderValue::from_static("noindex");
     response.headers_mut().entry("x-robots-tag").or_insert(noindex);

@@ -6,7 +6,7 @@
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -41,6 +41,8 @@ use crate::{
 pub(crate) struct Connection {
     pub(crate) worker: Arc<Worker>,
     pub(crate) peer: SocketAddr,
+    /// The address that it came to.
+    pub(crate) local: Option<IpAddr>,
     pub(crate) state: Arc<ConnState>,
     /// `None` on plain HTTP.
     pub(crate) tls: Option<ConnectionTls>,
@@ -61,6 +63,7 @@ pub(crate) async fn connection(
     (is_https, guard): (bool, OpenGuard),
 ) {
     let _ = stream.set_nodelay(true);
+    let local = stream.local_addr().ok().map(|addr| addr.ip().to_canonical());
     let shared = worker.shared.clone();
     shared.metrics.connections.inc();
     let state = Arc::new(ConnState::counted_in(&shared.metrics.traffic));
@@ -71,7 +74,7 @@ pub(crate) async fn connection(
                     certificate: accepted.certificate,
                     has_name: accepted.has_name,
                 };
-                let connection = Connection { worker, peer, state, tls: Some(tls) };
+                let connection = Connection { worker, peer, local, state, tls: Some(tls) };
                 if accepted.is_h2 {
                     http2(connection, accepted.stream).await;
                 } else {
@@ -84,7 +87,7 @@ pub(crate) async fn connection(
             Err(error) => tracing::debug!(%error, "no handshake"),
         }
     } else {
-        http1(Connection { worker, peer, state, tls: None }, stream).await;
+        http1(Connection { worker, peer, local, state, tls: None }, stream).await;
     }
     shared.metrics.connections.dec();
     drop(guard);

@@ -164,7 +164,6 @@ impl Live {
             Key::App(id) => {
                 if let Some(app) = self.apps.remove(id) {
                     app.close();
-                    app.queue.release_all();
                 }
             }
             Key::Sandbox(id) => {
@@ -180,7 +179,21 @@ impl Live {
     }
 
     fn insert_route(&self, host: &str, tenant: TenantId, target: Target) {
-        self.routes.insert(host.to_ascii_lowercase(), Arc::new(Route { tenant, target }));
+        let host = host.to_ascii_lowercase();
+        let app_of = |target: &Target| match target {
+            Target::App(id) => self.apps.get(id),
+            _ => None,
+        };
+        let old = self.routes.get(&*host).and_then(|old| app_of(&old.target));
+        let new = app_of(&target);
+        if let Some(new) = &new {
+            new.set_away(false);
+        }
+        self.routes.insert(host, Arc::new(Route { tenant, target }));
+        // Who waits for the app is answered by what has its host now.
+        if let Some(old) = old.filter(|old| new.is_none_or(|new| new.id != old.id)) {
+            old.set_away(true);
+        }
     }
 
     fn insert_app(&self, of: &link::App) -> Arc<App> {

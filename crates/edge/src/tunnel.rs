@@ -1,14 +1,13 @@
 //! WebSocket: a handshake that goes through once, then bytes both ways.
 //!
-//! A tunnel lives until one side closes, its replica leaves the table, or the edge's shutdown has
-//! used up its time.
+//! A tunnel lives until one side closes, its replica leaves the table, the right to it ends, or the
+//! edge's shutdown has used up its time.
 
 use std::net::SocketAddr;
 
 use http::{HeaderValue, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     attempt::{Failure, connect},
@@ -18,11 +17,11 @@ use crate::{
     visit::Visit,
 };
 
-/// Opens a tunnel to `addr`. `guard` lives as long as it does.
+/// Opens a tunnel to `addr`, at most until `end`. `guard` lives as long as it does.
 pub(crate) async fn open(
     visit: &mut Visit,
     addr: SocketAddr,
-    removed: &CancellationToken,
+    end: impl Future<Output = ()> + Send + 'static,
     guard: impl Send + 'static,
 ) -> Result<Response<Body>, Failure> {
     let limits = &visit.shared().config.limits;
@@ -39,13 +38,13 @@ pub(crate) async fn open(
         let body = Body::incoming(incoming).with_guard((link, guard));
         return Ok(Response::from_parts(parts, body));
     }
-    Ok(switch(visit, response, removed.clone(), guard))
+    Ok(switch(visit, response, end, guard))
 }
 
 pub(crate) fn switch(
     visit: &mut Visit,
     mut response: Response<Incoming>,
-    removed: CancellationToken,
+    end: impl Future<Output = ()> + Send + 'static,
     guard: impl Send + 'static,
 ) -> Response<Body> {
     let upstream = hyper::upgrade::on(&mut response);
@@ -60,10 +59,11 @@ pub(crate) fn switch(
                 tokio::io::copy_bidirectional(&mut visitor, &mut upstream).await?;
                 Ok::<_, crate::body::BodyError>(())
             };
-            match removed.run_until_cancelled(both).await {
-                Some(Err(error)) => tracing::debug!(%error, "tunnel ended"),
-                Some(Ok(())) => {}
-                None => tracing::debug!("tunnel ended with its replica"),
+            tokio::select! {
+                ended = both => if let Err(error) = ended {
+                    tracing::debug!(%error, "tunnel ended");
+                },
+                () = end => tracing::debug!("tunnel ended with what it led to"),
             }
         });
     }

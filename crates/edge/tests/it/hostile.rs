@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex};
 
 use miosa_edge::Limits;
+use miosa_types::link::Target;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     upstream::{Does, Upstream},
-    world::{PATIENCE, World, ask, reply, served_by},
+    world::{PATIENCE, World, app_id, ask, reply, route, served_by},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,6 +103,34 @@ async fn an_app_believes_only_what_we_say() {
     for gone in ["6.6.6.6", "x-drop", "upgrade", "expect", "proxy-authorization", "miosa"] {
         assert!(!seen.contains(gone), "{gone} came through: {seen}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_that_nobody_asked_for_is_no_answer() {
+    let app = Upstream::start(|_| Does::Echoes).await;
+    let world = World::new(served_by(&[app.addr])).await;
+    assert_eq!(world.get("/").await.status, 502);
+    assert_eq!(world.post("/", "x").await.status, 502);
+    assert_eq!(app.count(), 2, "it is not asked again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_sets_cookies_for_itself_and_its_tenant_only() {
+    let app = Upstream::start(|_| {
+        let answer = "HTTP/1.1 200 OK\r\nSet-Cookie: a=1; Domain=.clinic.apps.localhost\r\n\
+                      Set-Cookie: b=1; Domain=.apps.localhost; Secure\r\n\
+                      Set-Cookie: __Host-preview=pv_x\r\nContent-Length: 0\r\n\r\n";
+        Does::Sends(answer.into())
+    })
+    .await;
+    let mut entries = served_by(&[app.addr]);
+    entries.push(route("shop.clinic.apps.localhost", Target::App { app: app_id() }));
+    let world = World::new(entries).await;
+    let request = "GET / HTTP/1.1\r\nHost: Shop.clinic.apps.localhost\r\n\r\n";
+    let reply = ask(world.edge.http, request).await;
+    let cookies: Vec<_> =
+        reply.head.lines().filter_map(|line| line.strip_prefix("set-cookie: ")).collect();
+    assert_eq!(cookies, ["a=1; Domain=.clinic.apps.localhost", "b=1; Secure"]);
 }
 
 /// One byte at a time never ends; the limit counts from the first byte.

@@ -26,7 +26,8 @@ use crate::{
     control::Control,
     upstream::{Does, Upstream},
     world::{
-        Edge, PATIENCE, World, app, ask, exchange, replica, reply, route, served_by, settings,
+        Edge, PATIENCE, World, app, app_id, ask, exchange, replica, reply, route, served_by,
+        settings,
     },
 };
 
@@ -101,6 +102,38 @@ async fn a_site_goes_live_when_it_is_complete_and_holds_nobody_up() {
     assert_eq!(ask(world.edge.http, &get("site.test")).await.body, "new");
 }
 
+/// A first publish turns out to be files: who waited for an app gets them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_an_app_gets_the_site_that_takes_its_host() {
+    let starting = Availability::Starting { since: "2026-06-01T12:00:00Z".parse().unwrap() };
+    let mut entries = served_by(&[]);
+    entries[2] = app(starting, vec![]);
+    let world = Arc::new(World::new(entries).await);
+    let waiting = || {
+        let world = world.clone();
+        tokio::spawn(async move { world.get("/").await })
+    };
+    let (first, second) = (waiting(), waiting());
+    let held = async {
+        while !world.edge.handle.metrics().contains("edge_holding 2\n") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, held).await.expect("both are held");
+    let entry = site(&world.control, "app.test", "files");
+    world.control.apply(vec![entry]).await;
+    for one in [first, second] {
+        let reply = tokio::time::timeout(PATIENCE, one).await.expect("it is answered").unwrap();
+        assert_eq!((reply.status, reply.body.as_str()), (200, "files"));
+    }
+    world.control.change(vec![], &[Key::App(app_id())]);
+    assert_eq!(world.get("/").await.body, "files");
+    // The same host, an app again.
+    let upstream = Upstream::start(|_| Does::Answers("app".into())).await;
+    world.control.apply(served_by(&[upstream.addr])).await;
+    assert_eq!(world.get("/").await.body, "app");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_draining_replica_gets_nothing_new_and_its_count_is_told() {
     let old = Upstream::start(|_| Does::Hangs).await;
@@ -158,6 +191,38 @@ async fn api_calls_wait_for_control_and_a_post_is_not_lost() {
     assert!(third.read(&mut got).await.unwrap() > 0);
     third.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
     assert_eq!(reply(&mut client, false).await.unwrap().status, 200);
+}
+
+/// Control accepts and says nothing: questions are answered in time, what changes something waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_to_a_control_that_hangs_end_and_other_calls_wait() {
+    let limit = Duration::from_millis(100);
+    let limits = Limits { api_health: limit, api_question: limit, ..Limits::default() };
+    let world = World::with(vec![settings()], limits).await;
+    let api = UnixListener::bind(world.dir.path().join("api.sock")).unwrap();
+    let call = async |line: &str, fields: &str| {
+        let mut client = TcpStream::connect(world.edge.http).await.unwrap();
+        let head = format!("{line} HTTP/1.1\r\nHost: base.localhost\r\n{fields}\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let (mut taken, _) = api.accept().await.unwrap();
+        assert!(taken.read(&mut [0; 4096]).await.unwrap() > 0);
+        (client, taken)
+    };
+    let (mut exec, mut exec_taken) = call("POST /api/v1/x", "Content-Length: 0\r\n").await;
+    let (mut events, mut events_taken) =
+        call("GET /api/v1/x", "Accept: text/event-stream\r\n").await;
+    for path in ["/health", "/health/ready", "/api/v1/x"] {
+        let (mut client, _taken) = call(&format!("GET {path}"), "").await;
+        let answer = tokio::time::timeout(PATIENCE, reply(&mut client, false)).await;
+        let answer = answer.expect("it ends").unwrap();
+        assert_eq!((answer.status, answer.field("retry-after")), (503, Some("1")), "{path}");
+        assert!(answer.body.contains(r#""error""#), "{path}: {}", answer.body);
+    }
+    // Both have waited for longer than the limit by now.
+    for (client, taken) in [(&mut exec, &mut exec_taken), (&mut events, &mut events_taken)] {
+        taken.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        assert_eq!(reply(client, false).await.unwrap().status, 200);
+    }
 }
 
 /// A connection that is idle when the shutdown begins may just be used: it is still served, and

@@ -2,9 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use miosa_edge::Limits;
 use miosa_types::{
-    Digest, guest,
+    Digest, Env, guest,
     link::{Access, Entry, Grant, Sandbox, Target},
 };
 use tokio::{
@@ -131,7 +132,10 @@ async fn events_are_not_kept_back() {
 
 /// Everything private; `tokens` open it.
 fn private(tokens: &[&str]) -> Entry {
-    let expires_at = "2100-01-01T00:00:00Z".parse().unwrap();
+    private_until(tokens, "2100-01-01T00:00:00Z".parse().unwrap())
+}
+
+fn private_until(tokens: &[&str], expires_at: Timestamp) -> Entry {
     let grant =
         |token: &&str| Grant { token: Digest::of(token.as_bytes()), port: None, expires_at };
     let grants = tokens.iter().map(grant).collect();
@@ -184,40 +188,69 @@ async fn a_private_port_asks_for_a_token_and_keeps_it_to_itself() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_that_is_taken_back_ends_what_it_opened() {
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
-    let events = Upstream::start(move |_| Does::Sends(head.into())).await;
-    let echo = Upstream::start(|_| Does::Echoes).await;
-    let mut all = entries(LOCAL);
-    all.push(private(&["pv_one", "pv_two"]));
-    let world = World::new(all).await;
+const EVENTS: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
+
+/// An open stream of events; the first is here.
+async fn stream(world: &World, port: u16, token: &str) -> TcpStream {
     let mut stream = TcpStream::connect(world.edge.http).await.unwrap();
-    let asked = get(events.addr.port(), "X-Preview-Token: pv_one\r\n");
+    let asked = get(port, &format!("X-Preview-Token: {token}\r\n"));
     stream.write_all(asked.as_bytes()).await.unwrap();
     let mut seen = Vec::new();
     while !String::from_utf8_lossy(&seen).contains("data: 1") {
         assert!(stream.read_buf(&mut seen).await.unwrap() > 0, "{seen:?}");
     }
-    let open = async |token: &str| {
-        let mut tunnel = TcpStream::connect(world.edge.http).await.unwrap();
-        let fields = format!(
-            "X-Preview-Token: {token}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n"
-        );
-        let reply = exchange(&mut tunnel, &get(echo.addr.port(), &fields)).await.unwrap();
-        assert_eq!(reply.status, 101);
-        tunnel
-    };
-    let (mut one, mut two) = (open("pv_one").await, open("pv_two").await);
+    stream
+}
+
+async fn tunnel(world: &World, port: u16, token: &str) -> TcpStream {
+    let mut tunnel = TcpStream::connect(world.edge.http).await.unwrap();
+    let fields = format!(
+        "X-Preview-Token: {token}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n"
+    );
+    let reply = exchange(&mut tunnel, &get(port, &fields)).await.unwrap();
+    assert_eq!(reply.status, 101);
+    tunnel
+}
+
+/// Reads to the end.
+async fn ends(stream: &mut TcpStream) {
+    let rest = async { while stream.read_buf(&mut Vec::new()).await.is_ok_and(|n| n > 0) {} };
+    tokio::time::timeout(PATIENCE, rest).await.expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_taken_back_ends_what_it_opened() {
+    let events = Upstream::start(|_| Does::Sends(EVENTS.into())).await;
+    let echo = Upstream::start(|_| Does::Echoes).await;
+    let mut all = entries(LOCAL);
+    all.push(private(&["pv_one", "pv_two"]));
+    let world = World::new(all).await;
+    let mut events = stream(&world, events.addr.port(), "pv_one").await;
+    let port = echo.addr.port();
+    let (mut one, mut two) =
+        (tunnel(&world, port, "pv_one").await, tunnel(&world, port, "pv_two").await);
 
     world.control.apply(vec![private(&["pv_two"])]).await;
-    let end = tokio::time::timeout(PATIENCE, one.read_u8()).await.expect("the tunnel ends");
-    assert!(end.is_err());
-    let rest = async { while stream.read_buf(&mut seen).await.is_ok_and(|n| n > 0) {} };
-    tokio::time::timeout(PATIENCE, rest).await.expect("the stream ends");
+    ends(&mut one).await;
+    ends(&mut events).await;
     two.write_all(b"ping").await.unwrap();
     let mut echoed = [0; 4];
     two.read_exact(&mut echoed).await.unwrap();
-    let late = ask(world.edge.http, &get(echo.addr.port(), "X-Preview-Token: pv_one\r\n")).await;
+    let late = ask(world.edge.http, &get(port, "X-Preview-Token: pv_one\r\n")).await;
     assert_eq!(late.status, 403);
+}
+
+/// Control says nothing meanwhile: the edge looks at the clock itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_expires_ends_what_it_opened() {
+    let events = Upstream::start(|_| Does::Sends(EVENTS.into())).await;
+    let echo = Upstream::start(|_| Does::Echoes).await;
+    let world = World::new(entries(LOCAL)).await;
+    let end = Env::system().now() + Duration::from_secs(3);
+    world.control.apply(vec![private_until(&["pv_one"], end)]).await;
+    let mut events = stream(&world, events.addr.port(), "pv_one").await;
+    let mut one = tunnel(&world, echo.addr.port(), "pv_one").await;
+    ends(&mut one).await;
+    ends(&mut events).await;
+    assert!(Env::system().now() >= end, "not before its time");
 }
