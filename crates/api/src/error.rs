@@ -80,7 +80,7 @@ pub enum Error {
         message: String,
     },
     /// A name that another object has.
-    #[error("`{name}` is already used on this domain")]
+    #[error("`{name}` is already taken")]
     NameTaken {
         /// The name.
         name: String,
@@ -182,6 +182,22 @@ impl From<miosa_store::Error> for Error {
                 message: format!("{what} was changed meanwhile; read it again"),
                 retryable: true,
             },
+            miosa_store::Error::Full(source) => {
+                tracing::error!(%source, "the disk of the database is full");
+                Self::Busy {
+                    code: "NO_SPACE",
+                    message: "the platform's disk is full; nothing was changed".to_owned(),
+                    retry_after_ms: 30_000,
+                }
+            }
+            miosa_store::Error::Away(source) => {
+                tracing::warn!(%source, "the database does not answer");
+                Self::Busy {
+                    code: "SERVICE_UNAVAILABLE",
+                    message: "the platform is busy; try again in a moment".to_owned(),
+                    retry_after_ms: 1000,
+                }
+            }
             other => Self::Internal(Box::new(other)),
         }
     }

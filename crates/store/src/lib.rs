@@ -23,7 +23,7 @@ pub mod workspaces;
 
 use std::{path::Path, time::Duration};
 
-use sqlx::{Any, AnyPool, Transaction, any::AnyPoolOptions, pool::PoolConnection};
+use sqlx::{Any, AnyPool, Connection as _, Transaction, any::AnyPoolOptions, pool::PoolConnection};
 
 /// Schema changes, oldest first; embedded, forward only, never edited after a release.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
@@ -76,9 +76,15 @@ pub enum Error {
         /// Which row.
         what: String,
     },
-    /// The database did not do it: locked, full, gone, or a fault of ours.
+    /// Its disk is full. Nothing was written; it can be once there is room.
+    #[error("the disk of the database is full")]
+    Full(#[source] sqlx::Error),
+    /// It is locked, gone or starting. Nothing was written, or nobody can say; try again soon.
+    #[error("the database does not answer")]
+    Away(#[source] sqlx::Error),
+    /// A fault of ours.
     #[error("database query failed")]
-    Query(#[from] sqlx::Error),
+    Query(#[source] sqlx::Error),
     /// The schema could not be brought up to date.
     #[error("migration failed")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -90,6 +96,30 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+}
+
+/// SQLite result codes (primary, <https://sqlite.org/rescode.html>) and SQLSTATEs of PostgreSQL.
+const FULL: [&str; 2] = ["13", "53100"];
+const AWAY: [&str; 9] = ["5", "6", "10", "53200", "53300", "55P03", "57P01", "57P02", "57P03"];
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        // The upper bits of a code of SQLite say more than is asked here.
+        let primary = code.map(|code| match code.parse::<u32>() {
+            Ok(number) if code.len() < 5 => (number & 0xff).to_string(),
+            _ => code.into_owned(),
+        });
+        let is_one_of = |list: &[&str]| primary.as_deref().is_some_and(|code| list.contains(&code));
+        match &error {
+            _ if is_one_of(&FULL) => Self::Full(error),
+            _ if is_one_of(&AWAY) => Self::Away(error),
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => {
+                Self::Away(error)
+            }
+            _ => Self::Query(error),
+        }
+    }
 }
 
 impl Store {
@@ -113,6 +143,15 @@ impl Store {
                         sqlx::raw_sql(SQLITE_SETTINGS).execute(connection).await?;
                     }
                     Ok(())
+                })
+            })
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    // Sends what is due first: the rollback of a unit of work that was dropped.
+                    connection.ping().await?;
+                    // A full disk undoes the unit of work without telling sqlx, which then would
+                    // believe to be inside one for ever: such a connection is closed.
+                    Ok(!connection.is_in_transaction())
                 })
             })
             .connect(url)

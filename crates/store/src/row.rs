@@ -48,7 +48,7 @@ pub fn number<T: TryFrom<i64>>(table: &'static str, value: i64) -> Result<T, Err
 pub fn taken(error: sqlx::Error, name: &str) -> Error {
     let is_unique =
         error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation);
-    if is_unique { Error::Taken { name: name.to_owned() } } else { Error::Query(error) }
+    if is_unique { Error::Taken { name: name.to_owned() } } else { error.into() }
 }
 
 /// A row that no version of this program wrote.

@@ -7,6 +7,7 @@ mod api_keys;
 mod certificates;
 mod deployments;
 mod events;
+mod full;
 mod idempotency;
 mod installations;
 mod instances;
