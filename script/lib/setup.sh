@@ -93,6 +93,6 @@ install_browser() {
 build_miosa() {
   local profile=${1:-dev} folder=${1:-debug}
   say "building miosa (profile $profile, cargo target folder: $CARGO_TARGET_DIR)"
-  (cd "$root" && cargo build --quiet --profile "$profile" --bin miosa) >&2 || die "the build failed"
+  (cd "$root" && cargo build --profile "$profile" --bin miosa) >&2 || die "the build failed"
   export MIOSA=$CARGO_TARGET_DIR/$folder/miosa
 }
