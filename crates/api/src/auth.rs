@@ -1,22 +1,25 @@
 //! Who may call: Bearer keys, the acting tenant, scopes.
 //!
-//! Promises: everything under `/api/v1` needs a key unless [`is_open`] says otherwise, whatever a
-//! handler does; an ordinary key acts for its own tenant only; the operator's for tenant
-//! `default`, or for the one that `X-MIOSA-Tenant` names.
+//! Promises: everything under `/api/v1` needs a key with the scope that [`crate::openapi`] names,
+//! whatever a handler does; an ordinary key acts for its own tenant only; the operator's for
+//! tenant `default`, or for the one that `X-MIOSA-Tenant` names.
 
 use axum::{
-    extract::{FromRequestParts, Request, State},
+    extract::{FromRequestParts, MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use http::{HeaderMap, Method, header, request::Parts};
+use http::{HeaderMap, header, request::Parts};
 use jiff::Timestamp;
 use miosa_store::{api_keys, api_keys::ApiKey, tenants, tenants::Tenant};
 use miosa_types::{ApiKeyId, Env, TenantId};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::{AppState, Caller, Error};
+use crate::{
+    AppState, Caller, Error,
+    openapi::{self, Access},
+};
 
 /// Names the tenant that an operator acts for, by id or slug.
 pub const TENANT_HEADER: &str = "x-miosa-tenant";
@@ -58,23 +61,19 @@ pub fn hash(key: &str) -> String {
     hex::encode(Sha256::digest(key.as_bytes()))
 }
 
-/// Paths below `/api/v1` that need no key.
-pub fn is_open(path: &str) -> bool {
-    matches!(path, "/health" | "/health/ready")
-}
-
 /// Layer of `/api/v1`: finds the caller and checks the key's scopes.
 pub async fn layer(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let path = path.strip_prefix("/api/v1").unwrap_or(path).to_owned();
-    if is_open(&path) {
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let route = route.strip_prefix("/api/v1").unwrap_or(route);
+    let access = openapi::access(request.method(), route);
+    if access == Access::Open {
         return next.run(request).await;
     }
     let caller = match identify(&state, request.headers()).await {
         Ok(caller) => caller,
         Err(error) => return error.into_response(),
     };
-    if let Err(error) = check_scope(&caller, request.method(), &path) {
+    if let Err(error) = caller.may(access) {
         return error.into_response();
     }
     request.extensions_mut().insert(caller);
@@ -102,11 +101,23 @@ impl Caller {
         })
     }
 
-    /// Refuses a key without this scope.
+    /// Refuses who may not call.
+    fn may(&self, access: Access) -> Result<(), Error> {
+        match access {
+            Access::Open | Access::AnyKey => Ok(()),
+            Access::Scope(scope) => self.require(scope),
+            Access::Operator => self.operator_only(),
+        }
+    }
+
+    /// Refuses a key without this scope. Who may write may make new things too.
     pub fn require(&self, scope: &str) -> Result<(), Error> {
-        let area = scope.split(':').next().unwrap_or(scope);
-        let is_met = self.scopes.iter().any(|have| {
-            have == "*" || have == scope || have.strip_suffix(":*").is_some_and(|a| a == area)
+        let (area, right) = scope.split_once(':').unwrap_or((scope, ""));
+        let is_met = self.scopes.iter().any(|have| match have.split_once(':') {
+            None => have == "*",
+            Some((of, has)) => {
+                of == area && (has == right || has == "*" || (has, right) == ("write", "create"))
+            }
         });
         if is_met {
             return Ok(());
@@ -197,40 +208,10 @@ fn not_your_tenant() -> Error {
     }
 }
 
-fn check_scope(caller: &Caller, method: &Method, path: &str) -> Result<(), Error> {
-    if path == "/admin" || path.starts_with("/admin/") {
-        caller.operator_only()?;
-    }
-    match required_scope(method, path) {
-        Some(scope) => caller.require(scope),
-        None => Ok(()),
-    }
-}
-
-/// The scope that a call needs; `None`: any valid key will do.
-pub fn required_scope(method: &Method, path: &str) -> Option<&'static str> {
-    let mut parts = path.trim_start_matches('/').split('/');
-    let area = parts.next().unwrap_or_default();
-    let is_read = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-    match area {
-        "sandboxes" | "previews" => Some(match (is_read, parts.nth(1)) {
-            (false, Some("exec" | "commands" | "processes")) => "sandboxes:exec",
-            (false, Some("deploy" | "publish")) => "deployments:write",
-            (true, _) => "sandboxes:read",
-            (false, _) => "sandboxes:write",
-        }),
-        "deployments" | "runtime-instances" => {
-            Some(if is_read { "deployments:read" } else { "deployments:write" })
-        }
-        "api-keys" => Some(if is_read { "api_keys:read" } else { "api_keys:write" }),
-        "tenant" | "tenants" | "settings" if !is_read => Some("tenant:write"),
-        "workspaces" | "projects" if !is_read => Some("workspaces:write"),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
 
     fn caller(scopes: &[&str]) -> Caller {
@@ -244,23 +225,27 @@ mod tests {
     }
 
     #[test]
-    fn a_call_needs_the_scope_of_its_area() {
+    fn a_call_needs_the_scope_of_its_operation() {
         let post = Method::POST;
-        for (scopes, method, path, is_ok) in [
+        for (scopes, method, route, is_ok) in [
             (&["*"][..], &post, "/sandboxes", true),
-            (&["sandboxes:read"][..], &Method::GET, "/sandboxes/x", true),
+            (&["sandboxes:read"][..], &Method::GET, "/sandboxes/{id}", true),
+            (&["sandboxes:read"][..], &Method::HEAD, "/sandboxes/{id}", true),
             (&["sandboxes:read"][..], &post, "/sandboxes", false),
-            (&["sandboxes:write"][..], &post, "/sandboxes/x/exec", false),
-            (&["sandboxes:exec"][..], &post, "/sandboxes/x/exec", true),
-            (&["sandboxes:*"][..], &post, "/sandboxes/x/exec", true),
-            (&["sandboxes:*"][..], &post, "/sandboxes/x/deploy", false),
-            (&["deployments:write"][..], &post, "/sandboxes/x/deploy", true),
+            (&["sandboxes:create"][..], &post, "/sandboxes", true),
+            (&["sandboxes:write"][..], &post, "/sandboxes", true),
+            (&["sandboxes:create"][..], &Method::DELETE, "/sandboxes/{id}", false),
+            (&["sandboxes:write"][..], &post, "/sandboxes/{id}/exec", false),
+            (&["sandboxes:exec"][..], &post, "/sandboxes/{id}/exec", true),
+            (&["sandboxes:*"][..], &post, "/sandboxes/{id}/exec", true),
+            (&["sandboxes:*"][..], &post, "/sandboxes/{sandbox}/deploy", false),
+            (&["deployments:write"][..], &post, "/sandboxes/{sandbox}/deploy", true),
             (&["*"][..], &post, "/admin/tenants", false),
-            (&["*"][..], &Method::GET, "/admin", false),
+            (&["*"][..], &Method::GET, "/a/route/without/a/line", false),
             (&[][..], &Method::GET, "/whoami", true),
         ] {
-            let result = check_scope(&caller(scopes), method, path);
-            assert_eq!(result.is_ok(), is_ok, "{scopes:?} {method} {path}");
+            let result = caller(scopes).may(openapi::access(method, route));
+            assert_eq!(result.is_ok(), is_ok, "{scopes:?} {method} {route}");
         }
     }
 

@@ -133,7 +133,7 @@ async fn write(
     caller: Caller,
     Path(id): Path<SandboxId>,
     Json(body): Json<wire::Write>,
-) -> Result<(StatusCode, Json<Data<serde_json::Value>>), Error> {
+) -> Result<(StatusCode, Json<Data<wire::Saved>>), Error> {
     write_one(&state, &caller, id, &body, false).await
 }
 
@@ -142,7 +142,7 @@ async fn write_legacy(
     caller: Caller,
     Path(id): Path<SandboxId>,
     Json(body): Json<wire::Write>,
-) -> Result<(StatusCode, Json<Data<serde_json::Value>>), Error> {
+) -> Result<(StatusCode, Json<Data<wire::Saved>>), Error> {
     write_one(&state, &caller, id, &body, true).await
 }
 
@@ -152,12 +152,12 @@ async fn write_one(
     id: SandboxId,
     body: &wire::Write,
     is_legacy: bool,
-) -> Result<(StatusCode, Json<Data<serde_json::Value>>), Error> {
+) -> Result<(StatusCode, Json<Data<wire::Saved>>), Error> {
     let (path, bytes) = (absolute(&body.path)?, content(body, is_legacy)?);
     let endpoint = enter(state, caller, id).await?;
     let size = bytes.len();
     put(&state.control, &endpoint, &path, bytes).await?;
-    let data = serde_json::json!({ "path": path, "size": size });
+    let data = wire::Saved { path, size: Some(size) };
     Ok((StatusCode::CREATED, Json(Data::new(data))))
 }
 
@@ -201,12 +201,12 @@ async fn upload(
     Path(id): Path<SandboxId>,
     Query(query): Query<PathQuery>,
     body: Body,
-) -> Result<(StatusCode, Json<Data<serde_json::Value>>), Error> {
+) -> Result<(StatusCode, Json<Data<wire::Saved>>), Error> {
     let path = absolute(&query.path)?;
     let endpoint = enter(&state, &caller, id).await?;
     let body: ByteStream = Box::pin(body.into_data_stream().map_err(std::io::Error::other));
     state.control.guest.write(&endpoint, &path, body).await.map_err(guest_error)?;
-    let data = serde_json::json!({ "path": path });
+    let data = wire::Saved { path, size: None };
     Ok((StatusCode::CREATED, Json(Data::new(data))))
 }
 
@@ -318,11 +318,11 @@ async fn make_dir(
     caller: Caller,
     Path(id): Path<SandboxId>,
     Json(body): Json<wire::PathBody>,
-) -> Result<(StatusCode, Json<Data<serde_json::Value>>), Error> {
+) -> Result<(StatusCode, Json<Data<wire::Saved>>), Error> {
     let path = absolute(&body.path)?;
     let endpoint = enter(&state, &caller, id).await?;
     state.control.guest.make_dir(&endpoint, &path).await.map_err(guest_error)?;
-    Ok((StatusCode::CREATED, Json(Data::new(serde_json::json!({ "path": path })))))
+    Ok((StatusCode::CREATED, Json(Data::new(wire::Saved { path, size: None }))))
 }
 
 async fn remove(
@@ -360,11 +360,11 @@ async fn rename(
     caller: Caller,
     Path(id): Path<SandboxId>,
     Json(body): Json<wire::Move>,
-) -> Result<Json<Data<serde_json::Value>>, Error> {
+) -> Result<Json<Data<wire::Moved>>, Error> {
     let (from, to) = (absolute(&body.from)?, absolute(&body.to)?);
     let endpoint = enter(&state, &caller, id).await?;
     state.control.guest.rename(&endpoint, &from, &to).await.map_err(guest_error)?;
-    Ok(Json(Data::new(serde_json::json!({ "from": from, "path": to }))))
+    Ok(Json(Data::new(wire::Moved { from, path: to })))
 }
 
 fn entry(info: FileInfo) -> wire::Entry {

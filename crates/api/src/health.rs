@@ -1,37 +1,22 @@
 //! `/health`: whether the process answers, and `/health/ready`: whether its dependencies do.
 
 use axum::{Router, extract::State, routing::get};
-use serde::Serialize;
+use miosa_wire::health::{Health, Ready};
 
-use crate::{AppState, Error, extract::Json};
+use crate::{AppState, Error, extract::Json, product};
 
 /// Routes at the root and, the same, below `/api/v1`.
 pub fn routes() -> Router<AppState> {
     Router::new().route("/health", get(health)).route("/health/ready", get(ready))
 }
 
-#[derive(Debug, Serialize)]
-struct Health {
-    status: &'static str,
-    service: &'static str,
-    version: &'static str,
-    commit: &'static str,
-}
-
 async fn health(State(state): State<AppState>) -> Json<Health> {
     Json(Health {
         status: "ok",
-        service: "miosa-compute",
+        service: product::SERVICE,
         version: state.build.version,
         commit: state.build.commit,
     })
-}
-
-#[derive(Debug, Serialize)]
-struct Ready {
-    status: &'static str,
-    database: bool,
-    provider: bool,
 }
 
 async fn ready(State(state): State<AppState>) -> Result<Json<Ready>, Error> {

@@ -2,7 +2,7 @@
 //!
 //! Promises: handlers are thin (extract, call control, render); every handler that touches a
 //! tenant's data takes a [`Caller`]; errors cross the boundary as [`Error`] only; everything
-//! below `/api/v1` but health needs a key, whatever a handler does.
+//! below `/api/v1` needs a key unless [`openapi`] says otherwise, whatever a handler does.
 
 pub mod admin;
 pub mod auth;
@@ -19,8 +19,10 @@ pub mod idempotency;
 pub mod keys;
 pub mod metrics;
 mod names;
+pub mod openapi;
 pub mod previews;
 pub mod processes;
+mod product;
 pub mod projects;
 pub mod request;
 mod rest;
@@ -51,6 +53,7 @@ pub fn router(state: AppState) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), auth::layer));
     Router::new()
         .merge(health::routes())
+        .merge(openapi::page())
         .nest("/api/v1", v1)
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
@@ -67,6 +70,7 @@ fn v1() -> Router<AppState> {
         .merge(branding::routes())
         .merge(deployments::routes())
         .merge(keys::routes())
+        .merge(openapi::routes())
         .merge(projects::routes())
         .merge(settings::routes())
         .merge(tenants::routes())

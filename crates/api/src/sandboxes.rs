@@ -251,13 +251,6 @@ struct ListQuery {
     page_size: Option<u32>,
 }
 
-/// A page of sandboxes.
-#[derive(Debug, serde::Serialize)]
-struct Page {
-    data: Vec<wire::Sandbox>,
-    next_cursor: Option<String>,
-}
-
 /// Longest page.
 const MAX_PAGE: u32 = 100;
 
@@ -265,13 +258,13 @@ async fn list(
     State(state): State<AppState>,
     caller: Caller,
     Query(query): Query<ListQuery>,
-) -> Result<Json<Page>, Error> {
+) -> Result<Json<wire::Page>, Error> {
     let filter = filter(&query)?;
     let rows = sandboxes::list(&state.control, caller.tenant, &filter).await?;
     let is_full = u32::try_from(rows.len()).is_ok_and(|length| length == filter.limit);
     let next_cursor = rows.last().filter(|_| is_full).map(|row| row.id.to_string());
     let data = rows.into_iter().map(|row| view(&state.control, row)).collect();
-    Ok(Json(Page { data, next_cursor }))
+    Ok(Json(wire::Page { data, next_cursor }))
 }
 
 fn filter(query: &ListQuery) -> Result<Filter, Error> {
@@ -367,16 +360,11 @@ async fn extend(
     change_and_show(&state, &caller, id, &change).await
 }
 
-#[derive(Debug, Deserialize)]
-struct TagBody {
-    tags: Vec<String>,
-}
-
 async fn tag(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<SandboxId>,
-    Json(body): Json<TagBody>,
+    Json(body): Json<wire::Tag>,
 ) -> Result<Json<Data<wire::Sandbox>>, Error> {
     check_free_data(&body.tags)?;
     let change = Change { tags: Some(body.tags), ..Change::default() };

@@ -9,33 +9,11 @@ use miosa_store::{
     workspaces::{self, Workspace},
 };
 use miosa_types::{Env, ProjectId, Slug, TenantId, WorkspaceId};
-use serde::Deserialize;
+pub use miosa_wire::workspaces::Selectors;
 use serde_json::Map;
 use sqlx::AnyConnection;
 
 use crate::{Error, names};
-
-/// How a caller names workspace and project. Flatten it into a request body.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct Selectors {
-    /// Canonical id.
-    pub workspace_id: Option<String>,
-    /// Slug; made with the name if missing and both are given.
-    pub workspace_slug: Option<String>,
-    /// Display name.
-    pub workspace_name: Option<String>,
-    /// Canonical id.
-    pub project_id: Option<String>,
-    /// Slug; made with the name if missing and both are given.
-    pub project_slug: Option<String>,
-    /// Display name.
-    pub project_name: Option<String>,
-    /// The tenant's own name; found or made if no canonical selector is given.
-    pub external_workspace_id: Option<String>,
-    /// The tenant's own name; found or made if no canonical selector is given.
-    pub external_project_id: Option<String>,
-}
 
 /// Where a new object belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -135,7 +135,7 @@ async fn start(
     caller: Caller,
     Path(id): Path<SandboxId>,
     Json(body): Json<wire::Start>,
-) -> Result<Json<Data<serde_json::Value>>, Error> {
+) -> Result<Json<Data<wire::Started>>, Error> {
     let control = &state.control;
     let (row, endpoint) = sandboxes::enter(control, caller.tenant, id).await?;
     let template = control.templates.resolve(&row.template);
@@ -166,14 +166,14 @@ async fn start(
     let wait = body.start_timeout_sec.map_or(DEFAULT_START, |s| Duration::from_secs(s.into()));
     let is_listening = listens(control, &endpoint, port, wait.min(MAX_START)).await;
     let url = previews::url(control, &row, port);
-    Ok(Json(Data::new(serde_json::json!({
-        "preview_url": url,
-        "url": url,
-        "port": port,
-        "ready": is_listening,
-        "process": process,
-        "install": installed,
-    }))))
+    Ok(Json(Data::new(wire::Started {
+        preview_url: url.clone(),
+        url,
+        port,
+        ready: is_listening,
+        process,
+        install: installed,
+    })))
 }
 
 async fn run_install(

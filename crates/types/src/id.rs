@@ -81,6 +81,20 @@ impl<'de, K: Kind> serde::Deserialize<'de> for Id<K> {
     }
 }
 
+#[cfg(feature = "schema")]
+impl<K: Kind> utoipa::PartialSchema for Id<K> {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::{ObjectBuilder, SchemaFormat, Type};
+        let uuid = SchemaFormat::Custom("uuid".to_owned());
+        let object = ObjectBuilder::new().schema_type(Type::String).format(Some(uuid));
+        object.description(Some("Names one object.")).into()
+    }
+}
+
+/// One shape for the ids of all kinds.
+#[cfg(feature = "schema")]
+impl<K: Kind> utoipa::ToSchema for Id<K> {}
+
 /// Keep this list sorted.
 macro_rules! id_kinds {
     ($($alias:ident = $marker:ident($name:literal)),* $(,)?) => { $(

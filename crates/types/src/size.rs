@@ -51,6 +51,18 @@ pub struct SizeError {
     pub got: u32,
 }
 
+#[cfg(feature = "schema")]
+impl utoipa::PartialSchema for Tier {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::{ObjectBuilder, Type};
+        let words = Self::ALL.map(Self::as_str);
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).into()
+    }
+}
+
+#[cfg(feature = "schema")]
+impl utoipa::ToSchema for Tier {}
+
 impl Tier {
     /// All tiers, smallest first.
     pub const ALL: [Self; 5] = [Self::Xs, Self::Small, Self::Medium, Self::Large, Self::Xl];

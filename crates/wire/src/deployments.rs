@@ -9,9 +9,10 @@ use miosa_types::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// A published app.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Deployment {
     /// Its id.
     pub id: DeploymentId,
@@ -84,7 +85,7 @@ pub struct Deployment {
 }
 
 /// An immutable version.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Version {
     /// Its id.
     pub id: VersionId,
@@ -147,7 +148,7 @@ pub struct Version {
 }
 
 /// What a version released; carries its id.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Release {
     /// Id of the version.
     pub id: VersionId,
@@ -198,7 +199,8 @@ pub struct Release {
 }
 
 /// The one service of a deployment; carries its id.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DeploymentService)]
 pub struct Service {
     /// Id of the deployment.
     pub id: DeploymentId,
@@ -220,7 +222,7 @@ pub struct Service {
 }
 
 /// One observed replica.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RuntimeInstance {
     /// Its id.
     pub id: InstanceId,
@@ -269,7 +271,7 @@ pub struct RuntimeInstance {
 }
 
 /// `POST /deployments`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct NewDeployment {
     /// Display name.
@@ -289,7 +291,7 @@ pub struct NewDeployment {
 }
 
 /// `PATCH /deployments/:id`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct ChangeDeployment {
     /// Display name.
@@ -304,7 +306,7 @@ pub struct ChangeDeployment {
 
 /// `POST /deployments/:id/publish`, `POST /sandboxes/:id/deploy` and `…/publish`: the union of
 /// what SDKs and CLI send.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct PublishRequest {
     /// Where the source is; in the path of the sandbox calls.
@@ -358,7 +360,7 @@ pub struct PublishRequest {
 }
 
 /// `POST …/rollback`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Rollback {
     /// The version to go back to; the one before the active one if it is not said.
@@ -368,7 +370,8 @@ pub struct Rollback {
 }
 
 /// Answer to a publish.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = PublishAnswer)]
 pub struct Published {
     /// The deployment.
     pub deployment: Deployment,
@@ -383,7 +386,7 @@ pub struct Published {
 }
 
 /// What SDK and CLI read of a deploy.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeployScalars {
     /// The deployment.
     pub deployment_id: DeploymentId,
@@ -402,7 +405,8 @@ pub struct DeployScalars {
 }
 
 /// Answer to a deploy of a sandbox: the SDK reads `data`, the CLI the top level.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DeployAnswer)]
 pub struct Deployed {
     /// For the CLI.
     #[serde(flatten)]
@@ -412,7 +416,7 @@ pub struct Deployed {
 }
 
 /// `data` of [`Deployed`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeployData {
     /// The same as on top.
     #[serde(flatten)]
@@ -423,7 +427,7 @@ pub struct DeployData {
 }
 
 /// Lines of a log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Logs {
     /// Oldest first.
     pub lines: Vec<LogLine>,
@@ -432,7 +436,7 @@ pub struct Logs {
 }
 
 /// One line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogLine {
     /// `build` or `stdout`.
     pub stream: String,

@@ -1,9 +1,11 @@
 //! Files of a sandbox (contract: `miosa-api` 2.3).
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `POST …/fs/write`, one file of `…/fs/write-many`, and the older `POST …/files`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[schema(as = WriteFile)]
 pub struct Write {
     /// Absolute, or relative to the working folder.
     pub path: String,
@@ -14,14 +16,16 @@ pub struct Write {
 }
 
 /// `POST …/fs/write-many`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[schema(as = WriteFiles)]
 pub struct WriteMany {
     /// The files.
     pub files: Vec<Write>,
 }
 
 /// What became of each file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = WrittenFiles)]
 pub struct Written {
     /// Paths that were written.
     pub written: Vec<String>,
@@ -30,7 +34,8 @@ pub struct Written {
 }
 
 /// A file that was not written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = FailedFile)]
 pub struct Failed {
     /// Its path.
     pub path: String,
@@ -39,14 +44,37 @@ pub struct Failed {
 }
 
 /// A path in a body.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[schema(as = FilePath)]
 pub struct PathBody {
     /// Absolute, or relative to the working folder.
     pub path: String,
 }
 
+/// Answer to `POST …/fs/write` and to other calls that make something at a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = WrittenFile)]
+pub struct Saved {
+    /// Absolute path.
+    pub path: String,
+    /// Bytes that were written, where the content came in a JSON body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<usize>,
+}
+
+/// Answer to `POST …/fs/move`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = MovedFile)]
+pub struct Moved {
+    /// Where it was.
+    pub from: String,
+    /// Where it is.
+    pub path: String,
+}
+
 /// `POST …/fs/move`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[schema(as = MoveFile)]
 pub struct Move {
     /// What to move.
     #[serde(alias = "source")]
@@ -66,7 +94,8 @@ pub struct ListQuery {
 }
 
 /// One entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = FileEntry)]
 pub struct Entry {
     /// Last part of the path.
     pub name: String,
@@ -93,7 +122,8 @@ pub struct Entry {
 }
 
 /// `GET …/files`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = FileList)]
 pub struct Listing {
     /// The folder.
     pub path: String,
@@ -102,11 +132,13 @@ pub struct Listing {
 }
 
 /// A node of `GET …/files/tree`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = FileTree)]
 pub struct Node {
     /// The entry itself.
     #[serde(flatten)]
     pub entry: Entry,
     /// What is in it, down to the asked depth.
+    #[schema(no_recursion)]
     pub children: Vec<Node>,
 }

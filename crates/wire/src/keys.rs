@@ -3,9 +3,11 @@
 use jiff::Timestamp;
 use miosa_types::ApiKeyId;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `POST /api-keys`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[schema(as = NewApiKey)]
 pub struct NewKey {
     /// Display name.
     pub name: String,
@@ -16,7 +18,7 @@ pub struct NewKey {
 }
 
 /// One key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ApiKey {
     /// Its id.
     pub id: ApiKeyId,

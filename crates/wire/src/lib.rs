@@ -6,6 +6,7 @@
 pub mod deployments;
 pub mod envelope;
 pub mod files;
+pub mod health;
 pub mod keys;
 pub mod previews;
 pub mod sandboxes;

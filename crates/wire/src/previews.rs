@@ -3,9 +3,10 @@
 use miosa_types::{PreviewId, SandboxId, TenantId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// `POST …/expose`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Expose {
     /// Port; the template's if not given.
@@ -13,7 +14,7 @@ pub struct Expose {
 }
 
 /// Answer to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Exposed {
     /// The URL.
     pub url: String,
@@ -28,7 +29,8 @@ pub struct Exposed {
 }
 
 /// `POST …/previews`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[schema(as = NewPreview)]
 pub struct Create {
     /// Port inside.
     pub port: u16,
@@ -44,7 +46,7 @@ pub struct Create {
 }
 
 /// A preview as the API shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Preview {
     /// Its id.
     pub id: PreviewId,
@@ -81,7 +83,8 @@ pub struct Preview {
 }
 
 /// `POST …/previews/:p/share`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[schema(as = SharePreview)]
 #[serde(default)]
 pub struct Share {
     /// How long the token is good.
@@ -89,7 +92,8 @@ pub struct Share {
 }
 
 /// Answer to it. The SDK returns it whole because it has three fields.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = SharedPreview)]
 pub struct Shared {
     /// The preview.
     pub data: Preview,
@@ -100,7 +104,8 @@ pub struct Shared {
 }
 
 /// `POST …/preview-token`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[schema(as = NewPreviewToken)]
 #[serde(default)]
 pub struct NewToken {
     /// How long it is good, in seconds.
@@ -112,7 +117,8 @@ pub struct NewToken {
 }
 
 /// Answer to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = PreviewToken)]
 pub struct Token {
     /// The token, shown once.
     pub token: String,

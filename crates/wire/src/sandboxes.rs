@@ -8,9 +8,11 @@ use miosa_types::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// `POST /sandboxes`, without the selectors of workspace and project.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[schema(as = NewSandbox)]
 #[serde(default)]
 pub struct Create {
     /// Template; aliases `template` and `image`.
@@ -101,7 +103,8 @@ impl Create {
 }
 
 /// `PATCH /sandboxes/:id`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[schema(as = ChangeSandbox)]
 #[serde(default)]
 pub struct Update {
     /// Display name.
@@ -117,7 +120,8 @@ pub struct Update {
 }
 
 /// `POST /sandboxes/:id/extend`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[schema(as = ExtendSandbox)]
 #[serde(default)]
 pub struct Extend {
     /// Life time from now, in seconds; the same as before if not given.
@@ -125,7 +129,7 @@ pub struct Extend {
 }
 
 /// A sandbox as the API shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Sandbox {
     /// Its id.
     pub id: SandboxId,
@@ -201,8 +205,26 @@ pub struct Sandbox {
     pub end_reason: Option<String>,
 }
 
+/// A page of sandboxes.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = SandboxPage)]
+pub struct Page {
+    /// The sandboxes, newest first.
+    pub data: Vec<Sandbox>,
+    /// `cursor` of the next page; null on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// `PATCH /sandboxes/:id/tags`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[schema(as = TagSandbox)]
+pub struct Tag {
+    /// All tags.
+    pub tags: Vec<String>,
+}
+
 /// Limits by name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ResourceContract {
     /// `sandbox/<size>@v1` or `sandbox/custom-<cpu>x<mem>x<disk>@v1`.
     pub id: String,
@@ -249,7 +271,7 @@ pub const COMPONENTS: [&str; 8] = [
 ];
 
 /// `GET /sandboxes/:id/readiness`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Readiness {
     /// Whether it takes commands.
     pub ready: bool,
@@ -260,7 +282,8 @@ pub struct Readiness {
 }
 
 /// State of one part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ReadinessComponent)]
 pub struct Component {
     /// `ready` or `pending`.
     pub status: &'static str,
@@ -276,7 +299,8 @@ impl Readiness {
 }
 
 /// `POST …/exec`, `…/exec/stream`, `…/commands`, `…/processes`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[schema(as = Command)]
 #[serde(default)]
 pub struct Exec {
     /// A line for a login shell.
@@ -308,7 +332,8 @@ pub struct Exec {
 }
 
 /// What a command did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = CommandResult)]
 pub struct ExecResult {
     /// Standard output.
     pub stdout: String,
@@ -325,7 +350,7 @@ pub struct ExecResult {
 }
 
 /// A process that runs in the background.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Process {
     /// Its id inside.
     pub pid: u32,

@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
-use crate::sandboxes::ResourceContract;
+use crate::sandboxes::{ExecResult, Process, ResourceContract};
 
 /// A row of `GET /sandbox-templates`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Template {
     /// Its name.
     pub id: String,
@@ -51,7 +52,7 @@ pub struct Template {
 }
 
 /// `GET /sandbox-templates`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Templates {
     /// The one that sandboxes get that name none.
     pub default_template_id: String,
@@ -60,7 +61,7 @@ pub struct Templates {
 }
 
 /// `GET /templates`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Catalogue {
     /// All.
     pub data: Vec<Product>,
@@ -73,7 +74,7 @@ pub struct Catalogue {
 }
 
 /// Limits by name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Shapes {
     /// Of sandboxes.
     pub sandbox: Vec<ResourceContract>,
@@ -82,7 +83,7 @@ pub struct Shapes {
 }
 
 /// A template and how fast each size of it starts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Product {
     /// Its name.
     pub id: String,
@@ -113,7 +114,7 @@ pub struct Product {
 }
 
 /// How fast one size starts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ProductSize {
     /// Tier.
     pub size: &'static str,
@@ -124,7 +125,8 @@ pub struct ProductSize {
 }
 
 /// `POST …/template/start`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
+#[schema(as = StartTemplate)]
 #[serde(default)]
 pub struct Start {
     /// Whether to install first; yes if there is an install command.
@@ -141,4 +143,22 @@ pub struct Start {
     pub port: Option<u16>,
     /// Working folder.
     pub workdir: Option<String>,
+}
+
+/// Answer to it.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = TemplateStarted)]
+pub struct Started {
+    /// Where the app is seen.
+    pub preview_url: String,
+    /// The same.
+    pub url: String,
+    /// Its port.
+    pub port: u16,
+    /// Whether somebody listens on the port already.
+    pub ready: bool,
+    /// The process that was started.
+    pub process: Process,
+    /// What the install command did, if one ran.
+    pub install: Option<ExecResult>,
 }

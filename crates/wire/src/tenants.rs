@@ -4,9 +4,10 @@ use jiff::Timestamp;
 use miosa_types::{Branding, TenantId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// `POST /admin/tenants`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct NewTenant {
     /// Display name; the slug is made from it.
     pub name: String,
@@ -21,7 +22,7 @@ pub struct NewTenant {
 }
 
 /// Answer of `POST /admin/tenants`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct TenantCreated {
     /// The tenant.
     pub tenant: Tenant,
@@ -30,7 +31,7 @@ pub struct TenantCreated {
 }
 
 /// A tenant.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Tenant {
     /// Its id.
     pub id: TenantId,
@@ -59,7 +60,7 @@ pub struct Tenant {
 }
 
 /// `PUT /tenants/{id}`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct RenameTenant {
     /// Must equal the permanent name.
     pub name: String,
@@ -68,21 +69,21 @@ pub struct RenameTenant {
 }
 
 /// Exactly `{"branding": … }`: SDKs unwrap this one key.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct BrandingAnswer {
     /// The brand; null if none is set.
     pub branding: Option<Brand>,
 }
 
 /// `PUT /tenant/branding`: replaces the whole brand.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct PutBranding {
     /// The new brand.
     pub branding: Brand,
 }
 
 /// A brand, with both spellings of its name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Brand {
     /// Product name.
@@ -131,7 +132,7 @@ impl From<Brand> for Branding {
 }
 
 /// `PUT /tenant/preview-domain`; older SDKs send `domain`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct PutPreviewDomain {
     /// The domain.
     #[serde(alias = "domain")]
@@ -139,7 +140,7 @@ pub struct PutPreviewDomain {
 }
 
 /// State of the preview domain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PreviewDomain {
     /// The tenant's own, set or waiting; null if none.
     pub preview_domain: Option<String>,
@@ -167,7 +168,7 @@ pub struct PreviewDomain {
 }
 
 /// A DNS record to make.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DnsRecord {
     /// Always `CNAME`.
     #[serde(rename = "type")]
@@ -179,7 +180,7 @@ pub struct DnsRecord {
 }
 
 /// `GET /tenant/plan`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Plan {
     /// Always `self_hosted`.
     pub plan: &'static str,
@@ -190,7 +191,7 @@ pub struct Plan {
 }
 
 /// What a tenant has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Usage {
     /// Sandboxes that are wanted.
     pub sandboxes: i64,
@@ -203,7 +204,7 @@ pub struct Usage {
 }
 
 /// `GET /whoami`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct WhoAmI {
     /// Always null: a key is nobody in person.
     pub user: Option<Value>,

@@ -4,9 +4,10 @@ use jiff::Timestamp;
 use miosa_types::{ProjectId, TenantId, WorkspaceId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// `POST /workspaces`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct NewWorkspace {
     /// Display name.
     pub name: String,
@@ -24,7 +25,7 @@ pub struct NewWorkspace {
 }
 
 /// Answer of `POST /workspaces`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct WorkspaceCreated {
     /// The workspace.
     pub data: Workspace,
@@ -34,7 +35,7 @@ pub struct WorkspaceCreated {
 }
 
 /// A workspace.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Workspace {
     /// Its id.
     pub id: WorkspaceId,
@@ -57,7 +58,8 @@ pub struct Workspace {
 }
 
 /// `PATCH /workspaces/{id}` and `PATCH /projects/{id}`: what is not given stays.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[schema(as = ChangeWorkspace)]
 pub struct Change {
     /// Display name.
     pub name: Option<String>,
@@ -68,7 +70,7 @@ pub struct Change {
 }
 
 /// `POST /projects`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct NewProject {
     /// Display name.
     pub name: String,
@@ -91,7 +93,7 @@ pub struct NewProject {
 }
 
 /// A project.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Project {
     /// Its id.
     pub id: ProjectId,
@@ -120,10 +122,32 @@ pub struct Project {
 }
 
 /// `GET /projects`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ProjectList {
     /// The projects.
     pub data: Vec<Project>,
     /// How many.
     pub total: usize,
+}
+
+/// How a caller names workspace and project; the default ones if it names none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Selectors {
+    /// Canonical id.
+    pub workspace_id: Option<String>,
+    /// Slug; made with the name if missing and both are given.
+    pub workspace_slug: Option<String>,
+    /// Display name.
+    pub workspace_name: Option<String>,
+    /// Canonical id.
+    pub project_id: Option<String>,
+    /// Slug; made with the name if missing and both are given.
+    pub project_slug: Option<String>,
+    /// Display name.
+    pub project_name: Option<String>,
+    /// The tenant's own name; found or made if no canonical selector is given.
+    pub external_workspace_id: Option<String>,
+    /// The tenant's own name; found or made if no canonical selector is given.
+    pub external_project_id: Option<String>,
 }

@@ -3,6 +3,7 @@
 
 mod authorization;
 mod idempotency;
+mod openapi;
 mod protocol;
 mod requests;
 mod support;
