@@ -67,6 +67,9 @@ impl From<ControlError> for Error {
             ControlError::NotRunning { .. } => {
                 Self::Conflict { code: "SANDBOX_NOT_RUNNING", message, retryable: false }
             }
+            ControlError::NoRoom { .. } => {
+                Self::Busy { code: "NO_SPACE", message, retry_after_ms: 30_000 }
+            }
             ControlError::TooManyTokens { .. } => {
                 Self::Conflict { code: "TOO_MANY_TOKENS", message, retryable: false }
             }

@@ -98,6 +98,12 @@ pub enum Error {
         /// Why, as far as known.
         why: String,
     },
+    /// The host has no room for another one now.
+    #[error("no sandbox can be started: {reason}")]
+    NoRoom {
+        /// What is short.
+        reason: String,
+    },
     /// It has as many preview tokens as one may have.
     #[error(
         "the sandbox has {limit} live preview tokens already; revoke some or wait until they end"
@@ -132,6 +138,10 @@ pub async fn create(
         .templates
         .resolve(name)
         .ok_or_else(|| Error::NoTemplate { name: name.to_owned() })?;
+    // Nothing is made that could not write. Whatever else is wrong is seen when it starts.
+    if let Err(miosa_provider::Error::Quota { reason }) = control.provider.room().await {
+        return Err(Error::NoRoom { reason });
+    }
     let mut tx = control.store.begin().await?;
     let found = tenants::find(&mut tx, tenant).await?;
     let domain = found.and_then(|tenant| tenant.preview_domain);

@@ -194,7 +194,7 @@ impl OciProvider {
     }
 
     /// Whether a sandbox or build that begins now could write.
-    fn room(&self) -> Result<(), ProviderError> {
+    fn has_room(&self) -> Result<(), ProviderError> {
         if !self.host.storage.is_short() {
             return Ok(());
         }
@@ -272,7 +272,7 @@ impl Provider for OciProvider {
             return answer;
         }
         if spec.confinement == Confinement::Sandbox {
-            self.room()?;
+            self.has_room()?;
         }
         let record = state::WorkloadRecord {
             spec: spec.clone(),
@@ -312,9 +312,13 @@ impl Provider for OciProvider {
     }
 
     async fn claim(&self, slot: Key, owner: Owner, size: Size) -> Result<(), ProviderError> {
-        self.room()?;
+        self.has_room()?;
         let answer = self.workloads.ask(slot.workload, Request::Claim(slot, owner, size)).await;
         answer.unwrap_or(Err(ProviderError::Conflict { workload: slot.workload }))
+    }
+
+    async fn room(&self) -> Result<(), ProviderError> {
+        self.has_room()
     }
 
     async fn cpu_time(&self, instance: InstanceId) -> Option<Duration> {

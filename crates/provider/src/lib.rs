@@ -55,6 +55,10 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// another has it or if the slot is gone; `Ok` if this owner has it already.
     async fn claim(&self, slot: Key, owner: Owner, size: Size) -> Result<(), Error>;
 
+    /// Whether a new sandbox or build would have room now; else [`Error::Quota`], which
+    /// [`Provider::apply`] of one and [`Provider::claim`] answer with then.
+    async fn room(&self) -> Result<(), Error>;
+
     /// CPU time that a replica has used since it began; `None` if that cannot be told.
     async fn cpu_time(&self, instance: InstanceId) -> Option<Duration>;
 

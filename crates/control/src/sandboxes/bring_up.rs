@@ -118,7 +118,12 @@ async fn start(control: &Control, row: &Sandbox) -> Result<(), NotYet> {
     let spec = spec(row);
     match tokio::time::timeout(CALL_TIMEOUT, control.provider.apply(&spec)).await? {
         Ok(()) => {}
-        Err(error @ (ProviderError::Invalid { .. } | ProviderError::Forbidden { .. })) => {
+        // Room that ran out since it was asked for may be long in coming; the caller asks again.
+        Err(
+            error @ (ProviderError::Invalid { .. }
+            | ProviderError::Forbidden { .. }
+            | ProviderError::Quota { .. }),
+        ) => {
             mark_ended(control, row, &error.to_string()).await?;
             return Ok(());
         }

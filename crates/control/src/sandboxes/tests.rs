@@ -36,6 +36,28 @@ async fn without_a_slot_it_starts_cold_and_the_guest_learns_who_it_is() {
 }
 
 #[tokio::test]
+async fn without_room_none_is_made_and_one_that_was_begun_ends_with_the_reason() {
+    let bench = bench(&[]).await;
+    let short = "the disk is full";
+    bench.fake.set_short(Some(short));
+    let refused = bench.create(Tier::Xs).await.unwrap_err();
+    assert!(matches!(&refused, Error::NoRoom { reason } if reason == short), "{refused}");
+    assert_eq!(bench.fake.calls(), []);
+    bench.fake.set_short(None);
+    // The room runs out between the question and the start.
+    bench.fake.fail_next(Fault::Before);
+    let wait = Duration::from_millis(50);
+    let new = bench.new_sandbox(Tier::Xs);
+    let row = create(&bench.control, bench.tenant, new, None, wait).await.unwrap();
+    assert_eq!(row.state(), State::Creating);
+    bench.fake.set_short(Some(short));
+    bench.converge().await;
+    let row = wait_ready(&bench.control, bench.tenant, row.id, START_DEADLINE).await.unwrap();
+    assert_eq!(row.state(), State::Error);
+    assert!(row.end_reason.unwrap().contains(short));
+}
+
+#[tokio::test]
 async fn a_slot_is_handed_over_and_never_returns() {
     let bench = bench(&[(Tier::Xs.size(), 1)]).await;
     bench.converge().await;

@@ -19,7 +19,8 @@ use miosa_types::{Env, InstanceId, Size, WorkloadId};
 
 use self::workload::{Replica, Workload, address};
 use crate::{
-    Caps, Error, Events, Exit, Key, Missing, Observed, Owner, Provider, When, WorkloadSpec,
+    Caps, Confinement, Error, Events, Exit, Key, Missing, Observed, Owner, Provider, When,
+    WorkloadSpec,
     board::Board,
     plan::{Action, Stage, plan},
 };
@@ -78,6 +79,8 @@ struct State {
     faults: BTreeMap<usize, Fault>,
     workloads: BTreeMap<WorkloadId, Workload>,
     addresses: u32,
+    /// What is short, if something is.
+    short: Option<String>,
     /// CPU time used, and what is added each time that somebody asks.
     cpu_steps: BTreeMap<InstanceId, (Duration, Duration)>,
 }
@@ -108,6 +111,11 @@ impl Fake {
         let mut state = self.lock();
         let number = state.calls.len();
         state.faults.insert(number, fault);
+    }
+
+    /// New sandboxes and builds have no room from now on, for that reason; or they have again.
+    pub fn set_short(&self, reason: Option<&str>) {
+        self.lock().short = reason.map(str::to_owned);
     }
 
     /// The calls so far, those that failed included.
@@ -267,6 +275,10 @@ impl Fake {
 }
 
 impl State {
+    fn room(&self) -> Result<(), Error> {
+        self.short.clone().map_or(Ok(()), |reason| Err(Error::Quota { reason }))
+    }
+
     fn of_instance(&mut self, instance: InstanceId) -> Option<&mut Workload> {
         self.workloads.values_mut().find(|workload| workload.replicas.contains_key(&instance))
     }
@@ -343,7 +355,13 @@ impl Provider for Fake {
     }
 
     async fn apply(&self, spec: &WorkloadSpec) -> Result<(), Error> {
-        self.call(Call::Apply(spec.key), |state| state.apply(spec))
+        self.call(Call::Apply(spec.key), |state| {
+            let is_new = !state.workloads.contains_key(&spec.key.workload);
+            if is_new && spec.confinement == Confinement::Sandbox {
+                state.room()?;
+            }
+            state.apply(spec)
+        })
     }
 
     async fn scale(&self, key: Key, replicas: u32) -> Result<(), Error> {
@@ -386,6 +404,10 @@ impl Provider for Fake {
 
     async fn claim(&self, slot: Key, owner: Owner, size: Size) -> Result<(), Error> {
         self.call(Call::Claim(slot, owner), |state| state.claim(slot, owner, size))
+    }
+
+    async fn room(&self) -> Result<(), Error> {
+        self.lock().room()
     }
 
     async fn cpu_time(&self, instance: InstanceId) -> Option<Duration> {
