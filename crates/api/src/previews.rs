@@ -162,7 +162,7 @@ async fn share(
     let life = life("ttl_seconds", body.ttl_seconds)?;
     let found = previews::get(control, caller.tenant, at.id, at.preview).await;
     let (row, preview) = found.map_err(not_found)?;
-    let new = NewToken { preview: Some(preview.id), scope: "read", life };
+    let new = NewToken { preview: Some(preview.id), port: None, scope: "read", life };
     let (text, _) = previews::grant(control, caller.tenant, at.id, new).await?;
     let tokens = previews::grants(control, caller.tenant, at.id).await?;
     let url = previews::url(control, &row, preview.port);
@@ -200,7 +200,8 @@ async fn token(
     }
     let row = sandboxes::get(control, caller.tenant, id).await?;
     let port = port(control, &row, body.port)?;
-    let new = NewToken { preview: None, scope: &scope, life };
+    // What the caller names is all that it opens; the template's port is only where its URL leads.
+    let new = NewToken { preview: None, port: body.port, scope: &scope, life };
     let (text, token) = previews::grant(control, caller.tenant, id, new).await?;
     let url = format!("{}/?mt={}", previews::url(control, &row, port), text.expose());
     let token = wire::Token {

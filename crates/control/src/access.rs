@@ -24,8 +24,8 @@ pub fn default_visibility(tenant: Option<&Tenant>) -> Visibility {
 
 /// The access of one sandbox. `previews` and `tokens` are its own.
 ///
-/// Where two previews of one port differ it is private; a token of a preview that is gone opens
-/// nothing.
+/// Where two previews of one port differ it is private; a token opens its preview, its port or
+/// all, and nothing when its preview is gone.
 pub fn access(tenant: Option<&Tenant>, previews: &[&Preview], tokens: &[&PreviewToken]) -> Access {
     let is_private = default_visibility(tenant) == Visibility::Private;
     let ports = |of: Visibility| -> BTreeSet<u16> {
@@ -35,7 +35,7 @@ pub fn access(tenant: Option<&Tenant>, previews: &[&Preview], tokens: &[&Preview
     let except = if is_private { &ports(Visibility::Public) - &private } else { private };
     let grant = |token: &&PreviewToken| {
         let port = match token.preview {
-            None => None,
+            None => token.port,
             Some(id) => Some(previews.iter().find(|preview| preview.id == id)?.port),
         };
         Some(Grant { token: token.digest, port, expires_at: token.expires_at })
@@ -96,12 +96,13 @@ mod tests {
         }
     }
 
-    fn token(id: u128, preview: Option<u128>) -> PreviewToken {
+    fn token(id: u128, preview: Option<u128>, port: Option<u16>) -> PreviewToken {
         PreviewToken {
             id: miosa_types::PreviewTokenId::from_uuid(Uuid::from_u128(id)),
             tenant: TenantId::from_uuid(Uuid::from_u128(1)),
             sandbox: SandboxId::from_uuid(Uuid::from_u128(2)),
             preview: preview.map(|id| PreviewId::from_uuid(Uuid::from_u128(id))),
+            port,
             digest: Digest::of(&id.to_be_bytes()),
             prefix: String::new(),
             scope: "read".into(),
@@ -132,11 +133,16 @@ mod tests {
     }
 
     #[test]
-    fn a_token_opens_its_preview_or_all_and_nothing_when_that_is_gone() {
+    fn a_token_opens_its_preview_its_port_or_all_and_nothing_when_that_is_gone() {
         let row = preview(7, 3000, Visibility::Private);
-        let tokens = [token(1, Some(7)), token(2, None), token(3, Some(8))];
+        let tokens = [
+            token(1, Some(7), None),
+            token(2, None, None),
+            token(3, Some(8), None),
+            token(4, None, Some(4000)),
+        ];
         let access = access(None, &[&row], &tokens.iter().collect::<Vec<_>>());
         let ports: Vec<_> = access.grants.iter().map(|grant| grant.port).collect();
-        assert_eq!(ports, [Some(3000), None]);
+        assert_eq!(ports, [Some(3000), None, Some(4000)]);
     }
 }

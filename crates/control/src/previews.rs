@@ -91,8 +91,10 @@ async fn tell_edges(control: &Control, sandbox: SandboxId, wanted: impl Fn(&link
 /// What a token shall open.
 #[derive(Clone, Copy, Debug)]
 pub struct NewToken<'a> {
-    /// One preview; `None`: every port.
+    /// One preview.
     pub preview: Option<PreviewId>,
+    /// One port, if no preview; `None`: every port.
+    pub port: Option<u16>,
     /// What it is for: shown, not judged.
     pub scope: &'a str,
     /// How long it is good.
@@ -114,6 +116,7 @@ pub async fn grant(
         tenant,
         sandbox,
         preview: new.preview,
+        port: new.port,
         digest: Digest::of(text.as_bytes()),
         prefix: text.chars().take(8).collect(),
         scope: new.scope.to_owned(),

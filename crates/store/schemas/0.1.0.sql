@@ -149,8 +149,9 @@ create table preview_tokens (
     id text primary key not null,
     tenant_id text not null,
     sandbox_id text not null references sandboxes (id),
-    -- Null: every port of the sandbox.
+    -- It opens its preview, or else its port; if both are null every port of the sandbox.
     preview_id text references previews (id),
+    port bigint,
     token_digest text not null unique,
     prefix text not null,
     scope text not null,

@@ -17,8 +17,10 @@ pub struct PreviewToken {
     pub tenant: TenantId,
     /// Of which sandbox.
     pub sandbox: SandboxId,
-    /// The preview that it opens; `None`: every port.
+    /// The preview that it opens; `None`: it is of none.
     pub preview: Option<PreviewId>,
+    /// The port that it opens if it is of no preview; `None`: every port.
+    pub port: Option<u16>,
     /// SHA-256 of its text.
     pub digest: Digest,
     /// Its first characters, so that its owner knows it again.
@@ -32,9 +34,9 @@ pub struct PreviewToken {
 }
 
 const INSERT: &str = "
-    insert into preview_tokens (id, tenant_id, sandbox_id, preview_id, token_digest, prefix, scope,
-        created_at_ms, expires_at_ms)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    insert into preview_tokens (id, tenant_id, sandbox_id, preview_id, port, token_digest, prefix,
+        scope, created_at_ms, expires_at_ms)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 
 /// Adds a token.
 pub async fn insert(db: &mut AnyConnection, token: &PreviewToken) -> Result<(), Error> {
@@ -43,6 +45,7 @@ pub async fn insert(db: &mut AnyConnection, token: &PreviewToken) -> Result<(), 
         .bind(token.tenant.to_string())
         .bind(token.sandbox.to_string())
         .bind(token.preview.map(|id| id.to_string()))
+        .bind(token.port.map(i64::from))
         .bind(token.digest.to_string())
         .bind(&token.prefix)
         .bind(&token.scope)
@@ -117,12 +120,14 @@ pub async fn delete_before(db: &mut AnyConnection, oldest: Timestamp) -> Result<
 
 fn read(row: &AnyRow) -> Result<PreviewToken, Error> {
     let preview: Option<String> = row.try_get("preview_id")?;
+    let port: Option<i64> = row.try_get("port")?;
     let digest: String = row.try_get("token_digest")?;
     Ok(PreviewToken {
         id: row::id(TABLE, row.try_get("id")?)?,
         tenant: row::id(TABLE, row.try_get("tenant_id")?)?,
         sandbox: row::id(TABLE, row.try_get("sandbox_id")?)?,
         preview: preview.map(|id| row::id(TABLE, &id)).transpose()?,
+        port: port.map(|port| row::number(TABLE, port)).transpose()?,
         digest: digest.parse().map_err(|why| row::corrupt(TABLE, &why))?,
         prefix: row.try_get("prefix")?,
         scope: row.try_get("scope")?,

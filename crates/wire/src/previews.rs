@@ -112,7 +112,7 @@ pub struct NewToken {
     pub expires_in: Option<u64>,
     /// `read`.
     pub scope: Option<String>,
-    /// Port of the URL; the template's if not given.
+    /// The one port that it opens; if not given it opens all, and its URL has the template's.
     pub port: Option<u16>,
 }
 

@@ -233,3 +233,22 @@ async fn a_caller_that_sends_too_much_sees_the_answer() {
     stop.cancel();
     server.await.unwrap().unwrap();
 }
+
+/// A token for a port opens that port, one without a port all.
+#[tokio::test]
+async fn a_preview_token_is_bound_to_the_port_that_it_was_asked_for() {
+    let platform = Platform::new().await;
+    let a = platform.tenant("A").await;
+    let sandbox = post(&platform, &a, SANDBOXES, json!({})).await;
+    let path = format!("/api/v1/sandboxes/{}/preview-token", id(&sandbox));
+    for body in [json!({"port": 4000}), json!({})] {
+        let answer = post(&platform, &a, &path, body).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+    }
+    let control = &platform.state.control;
+    let mut db = control.store.conn().await.unwrap();
+    let live = miosa_store::preview_tokens::live(&mut db, control.env.now()).await.unwrap();
+    let mut ports: Vec<_> = live.iter().map(|token| token.port).collect();
+    ports.sort();
+    assert_eq!(ports, [None, Some(4000)]);
+}

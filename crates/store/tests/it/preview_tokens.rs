@@ -22,6 +22,7 @@ fn token(bench: &Bench, of: &Sandbox, preview: Option<PreviewId>, minutes: u64) 
         tenant: of.tenant,
         sandbox: of.id,
         preview,
+        port: preview.is_none().then_some(65_535),
         digest: Digest::of(id.to_string().as_bytes()),
         prefix: "prv_abc".into(),
         scope: "view".into(),
