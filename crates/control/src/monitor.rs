@@ -15,7 +15,7 @@ use std::{
 
 use futures_util::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
-use miosa_provider::{Observed, Owner, When};
+use miosa_provider::{Observed, Owner, Phase, When};
 use miosa_store::versions;
 use miosa_types::{
     InstanceId, VersionId,
@@ -130,6 +130,12 @@ pub fn judge(
     (health, verdict)
 }
 
+/// Whether what was found of a replica still counts: while one that hung is ended, edges must not
+/// wait for it.
+const fn is_remembered(phase: &Phase) -> bool {
+    matches!(phase, Phase::Ready { .. } | Phase::Draining { .. })
+}
+
 /// Whether a replica is to be probed now.
 pub fn is_due(health: &Health, is_suspected: bool, now: Timestamp) -> bool {
     is_suspected
@@ -162,12 +168,13 @@ impl Monitor {
     async fn round(&mut self) {
         let suspected = self.control.edges.take_suspects();
         let Some(replicas) = self.control.observed.replicas() else { return };
+        let ids: BTreeSet<_> =
+            replicas.iter().filter(|o| is_remembered(&o.phase)).map(|o| o.instance).collect();
+        self.health.retain(|id, _| ids.contains(id));
         let ready: Vec<_> = replicas
             .into_iter()
             .filter(|o| matches!(o.owner, Owner::Version(_)) && o.phase.ready().is_some())
             .collect();
-        let ids: BTreeSet<_> = ready.iter().map(|o| o.instance).collect();
-        self.health.retain(|id, _| ids.contains(id));
         let now = self.control.env.now();
         let due: Vec<_> = ready
             .into_iter()
@@ -307,6 +314,14 @@ mod tests {
         ] {
             assert_eq!(run(outcomes, cpu), expected, "{outcomes:?} {cpu:?}");
         }
+    }
+
+    #[test]
+    fn what_was_found_of_a_replica_counts_while_it_is_ended() {
+        let addr = ([127, 0, 0, 1], 80).into();
+        assert!(is_remembered(&Phase::Ready { addr }) && is_remembered(&Phase::Draining { addr }));
+        assert!(!is_remembered(&Phase::Running { addr }), "a fresh start is judged afresh");
+        assert!(!is_remembered(&Phase::Exited { code: 0 }));
     }
 
     #[test]

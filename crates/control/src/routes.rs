@@ -158,7 +158,8 @@ fn app_entries(
             target,
         }));
     }
-    if files.is_some() && seen.is_empty() {
+    // Until edges serve the files, requests that wait for them must find what they wait for.
+    if files.is_some() && seen.is_empty() && deployment.serving_version == routed {
         return;
     }
     if deployment.deleted_at.is_some() && seen.is_empty() {
@@ -181,10 +182,12 @@ fn app_entries(
     }));
 }
 
-/// Whatever still listens and is not a target drains.
+/// Whatever still listens and is not a target drains, but nobody waits for one that hung and was
+/// replaced.
 fn replica(seen: &Seen, targets: &BTreeSet<InstanceId>) -> Option<Replica> {
     let (addr, state) = match seen.phase {
         Phase::Ready { addr } if targets.contains(&seen.instance) => (addr, ReplicaState::Ready),
+        Phase::Draining { .. } if seen.is_suspect => return None,
         Phase::Ready { addr } | Phase::Draining { addr } => (addr, ReplicaState::Draining),
         _ => return None,
     };
@@ -198,9 +201,11 @@ fn availability(app: &AppFacts<'_>, desired: &Desired, is_ready: bool) -> Availa
     }
     let Some(wanted) = desired.wanted else {
         let is_off = deployment.is_stopped || deployment.deleted_at.is_some();
-        return match (is_off, is_building, &deployment.failure) {
-            (false, true, _) => Availability::Starting { since: deployment.updated_at },
-            (false, false, Some(_)) => Availability::Failed,
+        // Rows are read one after the other: the build of the active version may just have ended.
+        let is_coming = *is_building || deployment.active_version.is_some();
+        return match (is_off, &deployment.failure) {
+            (false, Some(_)) if !is_building => Availability::Failed,
+            (false, _) if is_coming => Availability::Starting { since: deployment.updated_at },
             _ => Availability::Stopped,
         };
     };
@@ -266,3 +271,6 @@ fn sandbox_entries(facts: &Facts<'_>, entries: &mut Vec<Entry>) {
         }));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,8 +68,9 @@ impl Routes {
 
     async fn rows(&self) -> Result<Rows, miosa_store::Error> {
         let mut db = self.control.store.conn().await?;
-        let mut versions = versions::all(&mut db, VersionState::Ready).await?;
-        versions.extend(versions::all(&mut db, VersionState::Building).await?);
+        // In this order: a version whose build ends meanwhile is read twice rather than never.
+        let mut versions = versions::all(&mut db, VersionState::Building).await?;
+        versions.extend(versions::all(&mut db, VersionState::Ready).await?);
         let mut sandboxes: Vec<sandboxes::Sandbox> = Vec::new();
         loop {
             let after = sandboxes.last().map(|last| last.id);
