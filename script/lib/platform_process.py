@@ -68,7 +68,10 @@ class Platform:
         )
         found = []
         for name in listing.stdout.split():
-            status = json.loads((run / name / "status").read_text())
+            try:
+                status = json.loads((run / name / "status").read_text())
+            except FileNotFoundError:  # it ended since it was listed
+                continue
             found.append(status["pid"])
         return [pid for pid in found if pathlib.Path(f"/proc/{pid}").exists()]
 
