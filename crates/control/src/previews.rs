@@ -151,15 +151,28 @@ pub async fn revoke(
     sandbox: SandboxId,
     preview: PreviewId,
 ) -> Result<(), Error> {
-    let mut db = control.store.conn().await?;
-    let live = tokens::of_sandbox(&mut db, tenant, sandbox, control.env.now()).await?;
-    tokens::revoke(&mut db, (tenant, sandbox, preview), control.env.now()).await?;
-    drop(db);
-    let gone: Vec<_> =
-        live.into_iter().filter(|t| t.preview == Some(preview)).map(|t| t.digest).collect();
-    let wanted = |access: &link::Access| !access.grants.iter().any(|g| gone.contains(&g.token));
-    tell_edges(control, sandbox, wanted).await;
+    let mut tx = control.store.begin().await?;
+    let gone = take_back(control, &mut tx, (tenant, sandbox, preview)).await?;
+    tx.commit().await.map_err(miosa_store::Error::from)?;
+    tell_edges(control, sandbox, |access| lets_in_none(access, &gone)).await;
     Ok(())
+}
+
+/// Takes back every token of a preview; which those were.
+async fn take_back(
+    control: &Control,
+    tx: &mut sqlx::AnyConnection,
+    of: (TenantId, SandboxId, PreviewId),
+) -> Result<Vec<Digest>, Error> {
+    let (tenant, sandbox, preview) = of;
+    let now = control.env.now();
+    let live = tokens::of_sandbox(tx, tenant, sandbox, now).await?;
+    tokens::revoke(tx, of, now).await?;
+    Ok(live.into_iter().filter(|t| t.preview == Some(preview)).map(|t| t.digest).collect())
+}
+
+fn lets_in_none(access: &link::Access, gone: &[Digest]) -> bool {
+    !access.grants.iter().any(|grant| gone.contains(&grant.token))
 }
 
 /// Previews of a sandbox, oldest first.
@@ -195,8 +208,10 @@ pub async fn delete(
     let now = control.env.now();
     let mut tx = control.store.begin().await?;
     let was_there = rows::delete(&mut tx, (tenant, sandbox, id), now).await?;
-    tokens::revoke(&mut tx, (tenant, sandbox, id), now).await?;
+    let gone = take_back(control, &mut tx, (tenant, sandbox, id)).await?;
     tx.commit().await.map_err(miosa_store::Error::from)?;
-    control.wakes.routes.notify_one();
+    if was_there {
+        tell_edges(control, sandbox, |access| lets_in_none(access, &gone)).await;
+    }
     Ok(was_there)
 }
