@@ -8,10 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use miosa_provider::{Observed, Owner, Phase};
 use miosa_store::{instances as rows, versions::Version};
-use miosa_types::{
-    VersionId,
-    guest::{Endpoint, ListeningPort},
-};
+use miosa_types::guest::{Endpoint, ListeningPort};
 
 use crate::{Control, instances, workloads};
 
@@ -93,33 +90,20 @@ pub fn text(
     }
 }
 
-/// Why a version does not answer yet; `None` if it does, or if nothing of it is to run.
-async fn of_version(control: &Control, version: &Version) -> Option<String> {
-    let expected = Expected::of(version)?;
-    let replicas = control.observed.of_owner(Owner::Version(version.id))?;
-    if replicas.iter().any(|replica| replica.phase.ready().is_some()) {
-        return None;
-    }
-    let newest = replicas.iter().max_by_key(|replica| replica.started_at)?;
-    of_replica(control, &expected, newest).await
-}
-
-/// Whether replicas of a version are there and none is ready.
-fn is_starting(control: &Control, version: VersionId) -> bool {
-    let replicas = control.observed.of_owner(Owner::Version(version)).unwrap_or_default();
-    !replicas.is_empty() && replicas.iter().all(|replica| replica.phase.ready().is_none())
-}
-
 /// Why a version does not answer yet, with what became of the start before; `None` if it does, or
 /// if nothing of it is to run.
 pub async fn explain(
     control: &Control,
     version: &Version,
 ) -> Result<Option<String>, miosa_store::Error> {
-    let now = of_version(control, version).await;
-    if now.is_none() && !is_starting(control, version.id) {
-        return Ok(None);
-    }
+    let replicas = control.observed.of_owner(Owner::Version(version.id)).unwrap_or_default();
+    let is_ready = replicas.iter().any(|replica| replica.phase.ready().is_some());
+    let newest = replicas.iter().max_by_key(|replica| replica.started_at);
+    let Some(newest) = newest.filter(|_| !is_ready) else { return Ok(None) };
+    let now = match Expected::of(version) {
+        Some(expected) => of_replica(control, &expected, newest).await,
+        None => None,
+    };
     let mut db = control.store.conn().await?;
     let since = version.promoted_at.unwrap_or(version.created_at);
     let before = rows::last_late(&mut db, version.id, since).await?;
