@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use miosa_provider_oci::template::{Template, Templates};
 use serde_json::{Value, json};
 
-use super::{Target, block_on, client, table::table};
+use super::{Target, block_on, client, table::table, text};
 use crate::{
     logging::{progress, result},
     roles::require_root,
@@ -136,7 +136,6 @@ fn of_platform(template: &Value) -> Value {
 }
 
 fn page(rows: &[Value]) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let cells: Vec<_> = rows
         .iter()
         .map(|row| {

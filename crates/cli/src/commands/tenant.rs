@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
-use super::{Target, block_on, client, table::table};
+use super::{Target, block_on, client, table::table, text};
 use crate::logging::{progress, result};
 
 /// What to do with tenants.
@@ -56,7 +56,6 @@ async fn create(arguments: &Create) -> anyhow::Result<()> {
     if arguments.target.json {
         result(&data.to_string());
     } else {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         result(&text(&data["api_key"]));
         progress(&format!(
             "tenant {} has the slug {}; its key is shown above, once",
@@ -73,7 +72,6 @@ async fn list(target: &Target) -> anyhow::Result<()> {
         result(&answer["data"].to_string());
         return Ok(());
     }
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let rows: Vec<_> = answer["data"]
         .as_array()
         .into_iter()
