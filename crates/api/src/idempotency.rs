@@ -118,13 +118,6 @@ impl<S: Sync> FromRequestParts<S> for Keyed {
     }
 }
 
-impl Keyed {
-    /// What an earlier run of this request made before it broke off.
-    pub fn made<K: miosa_types::id::Kind>(&self) -> Option<miosa_types::id::Id<K>> {
-        self.0.as_ref()?.made.map(miosa_types::id::Id::from_uuid)
-    }
-}
-
 /// Layer of `/api/v1`, inside of authentication.
 pub async fn layer(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let key = match key_of(&request) {
@@ -191,6 +184,7 @@ enum Turned {
     Answered(Answer),
 }
 
+/// Waits for the turn of this request.
 async fn turn(
     state: &AppState,
     key: &(TenantId, String),
@@ -270,11 +264,11 @@ fn is_retryable(body: &[u8]) -> bool {
         .is_ok_and(|value| value["error"]["retryable"] == true)
 }
 
-fn replay(stored: Answer) -> Response {
-    let status = StatusCode::from_u16(stored.status).unwrap_or(StatusCode::OK);
-    let mut response = (status, stored.body).into_response();
+fn replay(answer: Answer) -> Response {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    let mut response = (status, answer.body).into_response();
     response.headers_mut().remove(header::CONTENT_TYPE);
-    if let Some(value) = stored.content_type.and_then(|text| HeaderValue::try_from(text).ok()) {
+    if let Some(value) = answer.content_type.and_then(|text| HeaderValue::try_from(text).ok()) {
         response.headers_mut().insert(header::CONTENT_TYPE, value);
     }
     response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));

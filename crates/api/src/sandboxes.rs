@@ -325,11 +325,11 @@ async fn update(
 ) -> Result<Json<Data<wire::Sandbox>>, Error> {
     unsupported::refuse(unsupported::fields(&body), &unsupported::UPDATE_SANDBOX)?;
     let body: wire::Update = parse(body.to_string().as_bytes())?;
-    body.name.as_deref().map_or(Ok(()), check_name)?;
+    let name = names::maybe("name", body.name.as_deref(), names::MEDIUM)?;
     body.timeout_sec.map_or(Ok(()), check_timeout)?;
     check_free_data(&(&body.metadata, &body.tags))?;
     let change = Change {
-        name: body.name.map(|name| name.trim().to_owned()),
+        name,
         metadata: body.metadata,
         tags: body.tags,
         timeout_s: body.timeout_sec,

@@ -192,9 +192,8 @@ async fn record(
     };
     versions::insert(&mut tx, &version).await?;
     rows::update(&mut tx, &deployment, now).await?;
-    if let Some(claim) = &publish.claim {
-        idempotency::claim(&mut tx, tenant, claim, version.id.uuid(), now).await?;
-    }
+    let claim = publish.claim.as_ref();
+    idempotency::claim(&mut tx, tenant, claim, version.id.uuid(), now).await?;
     tx.commit().await.map_err(miosa_store::Error::from)?;
     deployment.generation += 1;
     Ok(Published { deployment, version })

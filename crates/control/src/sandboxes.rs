@@ -154,9 +154,7 @@ pub async fn create(
         row.boot_path = BootPath::Warm;
     }
     rows::insert(&mut tx, &row).await?;
-    if let Some(claim) = claim {
-        idempotency::claim(&mut tx, tenant, claim, row.id.uuid(), row.created_at).await?;
-    }
+    idempotency::claim(&mut tx, tenant, claim, row.id.uuid(), row.created_at).await?;
     // In hand before the row can be seen, so that the reconciler does not begin beside us.
     let guard = control.in_hand.enter(row.id);
     tx.commit().await.map_err(miosa_store::Error::from)?;

@@ -86,15 +86,16 @@ const CLAIM: &str = "
         made_id = excluded.made_id, status = null, content_type = null, body = null,
         created_at_ms = excluded.created_at_ms";
 
-/// Says in the transaction that makes an object that it is made under this key. Replaces an
-/// older row of the key (only an expired one can be there).
+/// Says in the transaction that makes an object that it is made under this key; without a key
+/// there is nothing to say. Replaces an older row of the key (only an expired one can be there).
 pub async fn claim(
     tx: &mut AnyConnection,
     tenant: TenantId,
-    claim: &Claim,
+    claim: Option<&Claim>,
     made: Uuid,
     now: Timestamp,
 ) -> Result<(), Error> {
+    let Some(claim) = claim else { return Ok(()) };
     sqlx::query(CLAIM)
         .bind(tenant.to_string())
         .bind(&claim.key)

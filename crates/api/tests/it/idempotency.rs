@@ -85,7 +85,7 @@ async fn break_off(platform: &Platform, tenant: &Tenant, key: &str) {
     let stored = stored.expect("the key has a row");
     let made = stored.made.expect("it names what was made");
     let claim = Claim { key: key.to_owned(), fingerprint: stored.fingerprint, made: None };
-    idempotency::claim(&mut db, id, &claim, made, now).await.unwrap();
+    idempotency::claim(&mut db, id, Some(&claim), made, now).await.unwrap();
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ async fn a_repeat_finds_what_was_made_and_answered(bench: Bench) {
     let mut db = bench.conn().await;
     let [made, again] = [(); 2].map(|()| SandboxId::uuid(bench.id()));
     let one = new("k");
-    claim(&mut db, tenant, &one, made, now).await.unwrap();
+    claim(&mut db, tenant, Some(&one), made, now).await.unwrap();
     let mut stored = Stored { fingerprint: "f".into(), made: Some(made), answer: None };
     assert_eq!(find(&mut db, tenant, "k", now).await.unwrap(), Some(stored.clone()));
     assert_eq!(find(&mut db, tenant, "K", now).await.unwrap(), None);
@@ -30,7 +30,7 @@ async fn a_repeat_finds_what_was_made_and_answered(bench: Bench) {
     stored.answer = Some(given);
     assert_eq!(find(&mut db, tenant, "k", now).await.unwrap(), Some(stored));
 
-    claim(&mut db, tenant, &one, again, now).await.unwrap();
+    claim(&mut db, tenant, Some(&one), again, now).await.unwrap();
     let stored = Stored { fingerprint: "f".into(), made: Some(again), answer: None };
     assert_eq!(find(&mut db, tenant, "k", now).await.unwrap(), Some(stored));
     forget(&mut db, other.tenant.id, "k").await.unwrap();
