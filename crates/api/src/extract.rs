@@ -62,14 +62,35 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
             };
         }
         let text = inner.to_string();
-        let message = text.split(" at line ").next().unwrap_or(&text).to_owned();
-        Error::InvalidFields { errors: vec![(field_of(&path, &message), message)] }
+        let message = text.split(" at line ").next().unwrap_or(&text);
+        Error::InvalidFields { errors: vec![(field_of(&path, message), plain(message))] }
     })?;
     json.end().map_err(|error| Error::BadRequest {
         code: "INVALID_JSON",
         message: format!("the body is no JSON: {error}"),
     })?;
     Ok(value)
+}
+
+/// A parser's complaint without the words of the language it is written in.
+fn plain(message: &str) -> String {
+    const WORDS: [(&str, &str); 10] = [
+        ("expected u8", "expected a whole number from 0 to 255"),
+        ("expected u16", "expected a whole number from 0 to 65535"),
+        ("expected u32", "expected a whole number from 0 to 4294967295"),
+        ("expected u64", "expected a whole number that is not negative"),
+        ("expected usize", "expected a whole number that is not negative"),
+        ("expected i64", "expected a whole number"),
+        ("expected f64", "expected a number"),
+        ("expected a sequence", "expected a list"),
+        ("expected a map", "expected an object"),
+        ("Failed to deserialize query string: ", ""),
+    ];
+    let message = match message.split_once("expected struct ") {
+        Some((before, _)) => format!("{before}expected an object"),
+        None => message.to_owned(),
+    };
+    WORDS.iter().fold(message, |text, (theirs, ours)| text.replace(theirs, ours))
 }
 
 /// serde reports a missing field at the object around it; its name is in the message.
@@ -122,7 +143,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
                     code: "MISSING_PARAM",
                     message: format!("the query parameter `{field}` is missing"),
                 },
-                None => Error::BadRequest { code: "INVALID_QUERY", message: text },
+                None => Error::BadRequest { code: "INVALID_QUERY", message: plain(&text) },
             }
         })
     }
@@ -146,6 +167,23 @@ mod tests {
     struct Inner {
         #[expect(dead_code, reason = "only parsed")]
         port: u16,
+    }
+
+    #[test]
+    fn complaints_are_in_plain_words() {
+        for (body, says) in [
+            (r#"{"name":"a","inner":{"port":99999}}"#, "from 0 to 65535"),
+            (r#"{"name":"a","inner":7}"#, "expected an object"),
+        ] {
+            match parse::<Body>(body.as_bytes()).unwrap_err() {
+                Error::InvalidFields { errors } => {
+                    assert!(errors[0].1.ends_with(says), "{errors:?}")
+                }
+                other => panic!("{body}: {other:?}"),
+            }
+        }
+        let query = "Failed to deserialize query string: limit: invalid digit found in string";
+        assert_eq!(plain(query), "limit: invalid digit found in string");
     }
 
     #[test]

@@ -124,6 +124,8 @@ pub async fn grant(
         expires_at: now + new.life,
     };
     let mut tx = control.store.begin().await?;
+    // Who ended is of no use to anyone; here is where new ones come from.
+    tokens::delete_before(&mut tx, now).await?;
     if tokens::of_sandbox(&mut tx, tenant, sandbox, now).await?.len() >= MAX_TOKENS {
         return Err(Error::TooManyTokens { limit: MAX_TOKENS });
     }
