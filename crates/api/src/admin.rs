@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use axum::{Router, extract::State, routing::get};
 use jiff::Timestamp;
-use miosa_control::{driver::LastStep, edges::EdgeStatus};
+use miosa_control::{driver::LastStep, edges::EdgeStatus, healing::Healed};
 use miosa_provider::{Observed, Owner};
 use miosa_store::certificates;
 use miosa_wire::Data;
@@ -37,6 +37,8 @@ struct Status {
     pool: Option<Vec<Fill>>,
     restarts: Option<u64>,
     monitor: Monitor,
+    /// Failures and recoveries of runtime instances since control started.
+    healing: Healed,
     /// Objects that the last step of a reconciler could not handle.
     tracking_failures: usize,
     reconcilers: BTreeMap<&'static str, LastStep>,
@@ -96,6 +98,7 @@ async fn status(
         pool: seen.map(|all| fill(&state, all)),
         restarts: seen.map(|all| all.iter().map(|one| u64::from(one.restarts)).sum()),
         monitor: monitor(&state, seen.unwrap_or_default()),
+        healing: control.healing.counts(),
         tracking_failures: reconcilers.values().map(|step| step.report.failed).sum(),
         reconcilers,
         edges: control.edges.status(),

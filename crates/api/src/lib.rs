@@ -11,6 +11,7 @@ pub mod caller;
 pub mod deployments;
 mod domains;
 pub mod error;
+pub mod events;
 pub mod exec;
 pub mod extract;
 pub mod files;
@@ -69,6 +70,7 @@ fn v1() -> Router<AppState> {
         .merge(admin::routes())
         .merge(branding::routes())
         .merge(deployments::routes())
+        .merge(events::routes())
         .merge(keys::routes())
         .merge(openapi::routes())
         .merge(projects::routes())

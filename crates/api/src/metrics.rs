@@ -14,6 +14,7 @@ use std::{
 };
 
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
+use miosa_control::healing::{BUCKETS_MS, Healed};
 use miosa_provider::{Observed, Owner, Phase};
 use tokio::{io::AsyncReadExt as _, net::UnixStream};
 
@@ -81,7 +82,26 @@ fn text(state: &AppState) -> String {
     if let Some(replicas) = replicas {
         observed(&mut out, &replicas);
     }
+    healed(&mut out, &state.control.healing.counts());
     out.0
+}
+
+fn healed(out: &mut Text, healed: &Healed) {
+    out.family(
+        "platform_runtime_failures_total",
+        "counter",
+        "replicas that failed after answering",
+    );
+    out.sample("platform_runtime_failures_total", &[], healed.failures);
+    const NAME: &str = "platform_runtime_recovery_seconds";
+    out.family(NAME, "histogram", "from a failure seen to its replacement answering");
+    let bounds = BUCKETS_MS.iter().map(|ms| (*ms as f64 / 1000.0).to_string());
+    let bounds = bounds.chain(["+Inf".to_owned()]);
+    for (bound, count) in bounds.zip(&healed.at_most) {
+        out.sample(&format!("{NAME}_bucket"), &[("le", &bound)], count);
+    }
+    out.sample(&format!("{NAME}_sum"), &[], healed.recovery_ms as f64 / 1000.0);
+    out.sample(&format!("{NAME}_count"), &[], healed.recoveries);
 }
 
 fn reconcilers(out: &mut Text, state: &AppState) {

@@ -17,9 +17,9 @@ use miosa_store::{
 use miosa_types::{
     DeploymentId, InstanceId, ProjectId, Slug, TenantId, VersionId, WorkspaceId, host, link::Key,
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use crate::{Control, sandboxes, waiting};
+use crate::{Control, healing, sandboxes, waiting};
 
 pub use switch::{promote, roll_back};
 
@@ -314,7 +314,7 @@ pub async fn update(
     key: &str,
     change: Change,
 ) -> Result<Deployment, Error> {
-    with_row(control, tenant, key, |row| {
+    with_row(control, tenant, key, None, |row| {
         if let Some(name) = &change.name {
             row.name.clone_from(name);
         }
@@ -328,13 +328,13 @@ pub async fn update(
 
 /// Takes a deployment off the air; its versions stay.
 pub async fn stop(control: &Control, tenant: TenantId, key: &str) -> Result<Deployment, Error> {
-    with_row(control, tenant, key, |row| row.is_stopped = true).await
+    with_row(control, tenant, key, Some(healing::STOPPED), |row| row.is_stopped = true).await
 }
 
 /// Deletes a deployment; its host name is free at once.
 pub async fn delete(control: &Control, tenant: TenantId, key: &str) -> Result<(), Error> {
     let now = control.env.now();
-    with_row(control, tenant, key, |row| row.deleted_at = Some(now)).await?;
+    with_row(control, tenant, key, None, |row| row.deleted_at = Some(now)).await?;
     Ok(())
 }
 
@@ -342,6 +342,7 @@ async fn with_row(
     control: &Control,
     tenant: TenantId,
     key: &str,
+    event: Option<&str>,
     change: impl Fn(&mut Deployment),
 ) -> Result<Deployment, Error> {
     let mut id = key.to_owned();
@@ -349,12 +350,17 @@ async fn with_row(
         let mut row = get(control, tenant, &id).await?;
         // The name that it was found by may change under our hands.
         id = row.id.to_string();
+        let before = row.clone();
         change(&mut row);
-        let mut db = control.store.conn().await?;
-        match rows::update(&mut db, &row, control.env.now()).await {
+        let mut tx = control.store.begin().await?;
+        match rows::update(&mut tx, &row, control.env.now()).await {
             Err(miosa_store::Error::Stale { .. }) if attempt < ATTEMPTS => {}
             outcome => {
                 outcome?;
+                if let Some(kind) = event.filter(|_| row != before) {
+                    healing::tell_of(&mut tx, &control.env, &row, kind, json!({})).await?;
+                }
+                tx.commit().await.map_err(miosa_store::Error::from)?;
                 row.generation += 1;
                 control.wakes.routes.notify_one();
                 control.wakes.deployments.notify_one();

@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod deployments;
 pub mod driver;
 pub mod edges;
+pub mod healing;
 pub mod instances;
 pub mod link;
 pub mod monitor;
@@ -51,6 +52,8 @@ pub struct Control {
     pub edges: edges::Edges,
     /// Replicas that do not answer: `Suspects::default()`.
     pub suspects: monitor::Suspects,
+    /// Counts failures and recoveries: `Healing::default()`.
+    pub healing: healing::Healing,
     /// What sandboxes can start from.
     pub templates: Arc<dyn templates::Catalogue>,
     /// Sandboxes that a task of this process brings up: `InHand::default()`.

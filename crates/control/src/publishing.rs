@@ -158,8 +158,8 @@ async fn record(
         Some(found) => found,
         None => deployments::insert(control, &mut tx, tenant, new(sandbox, publish)).await?,
     };
+    deployment.settings = merged(&deployment.settings, &publish.request);
     let request = with_defaults(&publish.request, &deployment.settings);
-    deployment.settings.extend(said(&publish.request));
     deployment.is_stopped = false;
     let version = Version {
         id: control.env.id(),
@@ -227,12 +227,26 @@ fn said(request: &Request) -> Map<String, Value> {
     fields
 }
 
-/// A request whose open fields are filled from an earlier one: the SDK sends few of them.
-fn with_defaults(request: &Request, settings: &Map<String, Value>) -> Request {
+/// Settings of a deployment after a request. What it leaves open stays as an earlier one said (the
+/// SDK sends little), except for what would contradict it: a site that is asked for now is not run
+/// by the command of the app before.
+fn merged(settings: &Map<String, Value>, request: &Request) -> Map<String, Value> {
+    let runs = request.run_command().is_some() || request.kind() == KindChoice::Dynamic;
+    let obsolete: &[&str] = match (runs, request.wants_files()) {
+        (true, _) => &["kind"],
+        (false, true) => &["kind", "run_command", "port", "health_check_path"],
+        (false, false) => &[],
+    };
     let mut fields = settings.clone();
+    fields.retain(|name, _| !obsolete.contains(&name.as_str()));
     fields.extend(said(request));
+    fields
+}
+
+/// What the settings say, as a request.
+fn with_defaults(request: &Request, settings: &Map<String, Value>) -> Request {
     // What else stands in the settings is none of ours.
-    serde_json::from_value(Value::Object(fields)).unwrap_or_else(|_| request.clone())
+    serde_json::from_value(Value::Object(settings.clone())).unwrap_or_else(|_| request.clone())
 }
 
 #[cfg(test)]
@@ -246,11 +260,35 @@ mod tests {
             port: Some(3000),
             ..Request::default()
         };
-        let settings = said(&first);
+        let settings = merged(&Map::new(), &first);
         assert_eq!(settings.len(), 2, "{settings:?}");
         let second = Request { port: Some(4000), ..Request::default() };
-        let merged = with_defaults(&second, &settings);
-        assert_eq!(merged.run_command.as_deref(), Some("node server.js"));
-        assert_eq!(merged.port, Some(4000));
+        let request = with_defaults(&second, &merged(&settings, &second));
+        assert_eq!(request.run_command.as_deref(), Some("node server.js"));
+        assert_eq!(request.port, Some(4000));
+    }
+
+    #[test]
+    fn a_site_is_not_run_by_the_command_of_the_app_before() {
+        let app = Request {
+            run_command: Some("node server.js".into()),
+            port: Some(3000),
+            build_command: Some("npm run build".into()),
+            ..Request::default()
+        };
+        let sites = [
+            Request { kind: Some(KindChoice::Static), ..Request::default() },
+            Request { output_path: Some("dist".into()), ..Request::default() },
+        ];
+        for site in sites {
+            let settings = merged(&merged(&Map::new(), &app), &site);
+            let request = with_defaults(&site, &settings);
+            assert_eq!((request.run_command(), request.port), (None, None), "{site:?}");
+            assert_eq!(request.build_command, app.build_command);
+            assert!(request.check().is_ok());
+            let again = with_defaults(&app, &merged(&settings, &app));
+            assert_eq!(again.run_command(), Some("node server.js"));
+            assert!(again.check().is_ok(), "{again:?}");
+        }
     }
 }

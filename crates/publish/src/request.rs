@@ -109,6 +109,15 @@ impl Request {
         self.output_path.as_deref().filter(|p| !p.trim().is_empty()).and_then(below_workspace)
     }
 
+    /// Whether files are asked for: by the kind, or by a folder of their own without a word of a
+    /// process. The workspace itself is what clients send when they mean "all of it".
+    pub fn wants_files(&self) -> bool {
+        let names_folder = self.output_folder().is_some_and(|folder| !folder.is_empty());
+        let is_silent = self.run_command().is_none() && self.port.is_none();
+        self.kind() == KindChoice::Static
+            || (self.kind() == KindChoice::Auto && names_folder && is_silent)
+    }
+
     /// The entry file relative to the workspace, if one was named.
     pub fn entry_file(&self) -> Option<String> {
         let path = self.entrypoint.as_deref().and_then(below_workspace);

@@ -282,3 +282,4 @@ create table events (
     created_at_ms bigint not null
 );
 create index events_by_tenant on events (tenant_id, id);
+create index events_by_subject on events (subject_id, id);

@@ -115,6 +115,14 @@ pub async fn add_error(db: &mut AnyConnection, id: InstanceId, error: &str) -> R
     Ok(())
 }
 
+/// What is said of an instance.
+pub async fn error_of(db: &mut AnyConnection, id: InstanceId) -> Result<Option<String>, Error> {
+    const ERROR: &str = "select error_message from instances where id = $1";
+    let found: Option<Option<String>> =
+        sqlx::query_scalar(ERROR).bind(id.to_string()).fetch_optional(db).await?;
+    Ok(found.flatten())
+}
+
 /// Notes that the instances of a version are told to end.
 pub async fn set_stopping(db: &mut AnyConnection, version: VersionId) -> Result<(), Error> {
     const STOPPING: &str =

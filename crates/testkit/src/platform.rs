@@ -140,6 +140,7 @@ impl Platform {
             probe: self.probe.clone(),
             edges: Edges::new(epoch),
             suspects: Suspects::default(),
+            healing: miosa_control::healing::Healing::default(),
             templates: Arc::new(Fixed(vec![template()])),
             in_hand: InHand::default(),
             artifacts: ArtifactStore::open(&data_dir.join("artifacts")).expect("a store"),

@@ -111,6 +111,7 @@ id_kinds! {
     ApiKeyId = ApiKeyKind("API key"),
     DeploymentId = DeploymentKind("deployment"),
     EdgeId = EdgeKind("edge"),
+    EventId = EventKind("event"),
     InstallationId = InstallationKind("installation"),
     InstanceId = InstanceKind("runtime instance"),
     PreviewId = PreviewKind("preview"),

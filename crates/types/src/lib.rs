@@ -22,7 +22,7 @@ pub use branding::Branding;
 pub use digest::Digest;
 pub use env::Env;
 pub use id::{
-    ApiKeyId, DeploymentId, EdgeId, InstallationId, InstanceId, PreviewId, PreviewTokenId,
+    ApiKeyId, DeploymentId, EdgeId, EventId, InstallationId, InstanceId, PreviewId, PreviewTokenId,
     ProjectId, SandboxId, TenantId, VersionId, WorkloadId, WorkspaceId,
 };
 pub use name::{NameError, Slug};

@@ -5,6 +5,7 @@
 
 pub mod deployments;
 pub mod envelope;
+pub mod events;
 pub mod files;
 pub mod health;
 pub mod keys;

@@ -172,11 +172,14 @@ impl Owned {
         // Its name is asked for below and comes back in the refusal, so it is not the mark.
         let body = json!({ "name": NAME, "metadata": { "of": MARK } });
         let sandbox = post("/api/v1/sandboxes?wait=false", body).await;
+        let deployment = post("/api/v1/deployments", named()).await;
+        // Now there is an event that tells its name.
+        post(&format!("/api/v1/deployments/{deployment}/stop"), json!({})).await;
         let previews = format!("/api/v1/sandboxes/{sandbox}/previews");
         Self(vec![
             ("id", sandbox.clone()),
             ("sandbox", sandbox),
-            ("deployment", post("/api/v1/deployments", named()).await),
+            ("deployment", deployment),
             ("tenant", a.json["id"].as_str().unwrap().to_owned()),
             ("workspace", post("/api/v1/workspaces", named()).await),
             ("project", post("/api/v1/projects", named()).await),

@@ -74,6 +74,7 @@ impl Platform {
             probe: Arc::new(Nobody),
             edges: Edges::new(1),
             suspects: Suspects::default(),
+            healing: miosa_control::healing::Healing::default(),
             templates: Arc::new(Fixed(vec![template()])),
             in_hand: InHand::default(),
             artifacts: ArtifactStore::open(&dir.path().join("artifacts")).unwrap(),
@@ -117,11 +118,27 @@ impl Platform {
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let is_endless =
+            headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
+        let mut body = response.into_body();
+        let mut bytes = vec![];
+        loop {
+            let frame = body.frame();
+            let frame = match is_endless {
+                // What it has to say at once; then it waits for events that never come here.
+                true => tokio::time::timeout(STREAM, frame).await.ok().flatten(),
+                false => frame.await,
+            };
+            let Some(frame) = frame else { break };
+            bytes.extend(frame.unwrap().into_data().unwrap_or_default());
+        }
         let text = String::from_utf8_lossy(&bytes).into_owned();
         Answer { status, headers, body: serde_json::from_str(&text).unwrap_or_default(), text }
     }
 }
+
+/// How long a stream of events may be silent before it is left.
+const STREAM: Duration = Duration::from_millis(250);
 
 pub(crate) fn request(method: Method, path: &str, key: &str) -> http::request::Builder {
     let builder = Request::builder().method(method).uri(path);

@@ -142,6 +142,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Arc<Control>> {
         )),
         edges: Edges::new(epoch),
         suspects: Suspects::default(),
+        healing: miosa_control::healing::Healing::default(),
         in_hand: miosa_control::sandboxes::InHand::default(),
         artifacts,
         env,

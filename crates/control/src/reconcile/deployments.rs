@@ -6,34 +6,38 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use miosa_provider::{Error as ProviderError, Key, Observed, Owner, Phase};
 use miosa_store::{
     deployments::{self, Deployment},
-    instances::{self as rows, Instance},
+    instances as rows,
     versions::{self, Version},
 };
 use miosa_types::{
-    DeploymentId, InstanceId, VersionId,
-    deployment::{InstanceState, VersionState},
+    DeploymentId, VersionId,
+    deployment::VersionState,
     host,
     link::{self, Entry, ReplicaState, Target},
 };
+use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::{
     Control,
     driver::{Reconciler, Report, StepError},
-    instances::{self, Facts, News},
+    healing, instances,
     rollout::{self, Action, Desired, Seen},
     routes, waiting,
     workloads::{self, STOP_GRACE_S},
 };
+
+mod recorder;
+
+use recorder::Recorder;
 
 /// Bytes of output kept of a replica that does not become ready.
 const LOG_BYTES: u32 = 4096;
@@ -47,10 +51,7 @@ const BATCH: usize = 256;
 #[derive(Debug)]
 pub struct Deployments {
     control: Arc<Control>,
-    /// Rows of instances that had not ended, as last written; `None` before they were read.
-    known: Mutex<Option<BTreeMap<InstanceId, Instance>>>,
-    /// Replicas whose workload was told to go: what becomes of them is no fault.
-    told: Mutex<BTreeSet<InstanceId>>,
+    recorder: Recorder,
 }
 
 /// What one step looks at.
@@ -87,44 +88,7 @@ struct Turn<'a> {
 impl Deployments {
     /// Deployments of this installation.
     pub fn new(control: Arc<Control>) -> Self {
-        Self { control, known: Mutex::new(None), told: Mutex::default() }
-    }
-
-    async fn observe_instances(&self, world: &World) -> Result<(), miosa_store::Error> {
-        let mut db = self.control.store.conn().await?;
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut known = match known {
-            Some(known) => known,
-            None => rows::alive(&mut db).await?.into_iter().map(|row| (row.id, row)).collect(),
-        };
-        let suspects = self.control.suspects.all();
-        let now = self.control.env.now();
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let facts = Facts { suspects: &suspects, told: &told, now };
-        let changes = instances::changes(&known, &world.versions, &world.replicas, &facts);
-        drop(db);
-        for part in changes.chunks(BATCH) {
-            let mut tx = self.control.store.begin().await?;
-            for News { row, .. } in part {
-                rows::observe(&mut tx, row).await?;
-                if row.ended_at.is_some() {
-                    rows::prune(&mut tx, row.deployment, instances::KEEP).await?;
-                }
-            }
-            tx.commit().await?;
-        }
-        for News { row, is_final } in changes {
-            if is_final {
-                known.remove(&row.id);
-            } else {
-                known.insert(row.id, row);
-            }
-        }
-        let is_open = |at: Timestamp| now.duration_since(at) < instances::WAIT_FOR_EXIT;
-        known.retain(|_, row| row.ended_at.is_none_or(is_open));
-        // After a fault the map is gone and is read again.
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
-        Ok(())
+        Self { recorder: Recorder::new(control.clone()), control }
     }
 
     /// Replicas that no deployment can want: of failed, archived or deleted versions.
@@ -152,40 +116,11 @@ impl Deployments {
         version: VersionId,
         key: Key,
     ) -> Result<(), StepError> {
+        self.recorder.tell_to_go(world, version).await?;
         let mut db = self.control.store.conn().await?;
-        // Noted before the provider hears of it, or the end could be seen before its reason.
-        rows::set_stopping(&mut db, version).await?;
-        let of = |o: &&Observed| o.owner == Owner::Version(version);
-        let replicas = world.replicas.iter().filter(of).map(|o| o.instance);
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).extend(replicas);
-        if let Some(known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
-            for row in known.values_mut().filter(|row| row.version == version) {
-                if row.ended_at.is_none() {
-                    row.state = InstanceState::Stopped;
-                }
-            }
-        }
         versions::raise_revision(&mut db, version, key.revision).await?;
         drop(db);
         Ok(self.control.provider.delete(key, STOP_GRACE_S).await?)
-    }
-
-    /// What is wanted again may fail again; what is gone is forgotten.
-    fn forget_told(&self, world: &World, all: &[Deployment]) {
-        let is_on = |d: &&Deployment| !d.is_stopped && d.deleted_at.is_none();
-        let wanted: BTreeSet<_> =
-            all.iter().filter(is_on).filter_map(|d| d.active_version).collect();
-        let is_going = |o: &&Observed| match o.owner {
-            Owner::Version(version) => !wanted.contains(&version),
-            _ => false,
-        };
-        let going: BTreeSet<_> =
-            world.replicas.iter().filter(is_going).map(|o| o.instance).collect();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_open = |id: &InstanceId| known.as_ref().is_some_and(|known| known.contains_key(id));
-        let seen = |id: &InstanceId| world.replicas.iter().any(|o| o.instance == *id);
-        told.retain(|id| going.contains(id) || (is_open(id) && !seen(id)));
     }
 
     async fn turn(&self, turn: &Turn<'_>) -> Result<usize, StepError> {
@@ -242,8 +177,10 @@ impl Deployments {
             }
             Action::Fail { version } => {
                 let reason = self.reason(turn, version).await?;
-                let mut db = self.control.store.conn().await?;
-                deployments::observe(&mut db, turn.deployment.id, None, Some(&reason)).await?;
+                let mut tx = self.control.store.begin().await?;
+                deployments::observe(&mut tx, turn.deployment.id, None, Some(&reason)).await?;
+                self.tell_failed(&mut tx, turn.deployment, version, &reason).await?;
+                tx.commit().await.map_err(miosa_store::Error::from)?;
                 tracing::warn!(deployment = %turn.deployment.id, "does not come up any more");
                 self.control.wakes.routes.notify_one();
                 Ok(())
@@ -309,11 +246,23 @@ impl Deployments {
         deployment.active_version = deployment.serving_version;
         deployment.failure = Some(reason.to_owned());
         deployments::update(&mut tx, &deployment, now).await?;
+        self.tell_failed(&mut tx, &deployment, version, reason).await?;
         tx.commit().await?;
         tracing::warn!(deployment = %deployment.id, %version, "gave up on a version");
         self.control.wakes.routes.notify_one();
         self.control.wakes.deployments.notify_one();
         Ok(())
+    }
+
+    async fn tell_failed(
+        &self,
+        db: &mut sqlx::AnyConnection,
+        deployment: &Deployment,
+        version: VersionId,
+        reason: &str,
+    ) -> Result<(), miosa_store::Error> {
+        let data = json!({"version_id": version, "reason": reason});
+        healing::tell_of(db, &self.control.env, deployment, healing::FAILED, data).await
     }
 
     /// Notes for each deployment the version that every leased edge serves.
@@ -326,6 +275,8 @@ impl Deployments {
                 deployments::observe(&mut tx, deployment.id, *serving, *failure).await?;
                 if let Some(serving) = serving {
                     versions::set_served(&mut tx, *serving, now).await?;
+                    let (env, data) = (&self.control.env, json!({"version_id": serving}));
+                    healing::tell_of(&mut tx, env, deployment, healing::LIVE, data).await?;
                 }
             }
             tx.commit().await?;
@@ -443,8 +394,8 @@ impl Reconciler for Deployments {
         drop(db);
         let versions = versions.into_iter().map(|version| (version.id, version)).collect();
         let world = World { versions, replicas };
-        self.forget_told(&world, &all);
-        self.observe_instances(&world).await?;
+        self.recorder.forget_told(&world, &all);
+        self.recorder.observe(&world).await?;
         let suspects = self.control.suspects.all();
         let is_held = |instance| self.control.edges.holds(instance);
         let seen: BTreeMap<DeploymentId, Vec<Seen>> =

@@ -176,6 +176,7 @@ pub(crate) async fn bench(pool: &[(Size, u32)]) -> Bench {
         probe: Arc::new(NoProbe),
         edges: crate::edges::Edges::new(1),
         suspects: crate::monitor::Suspects::default(),
+        healing: crate::healing::Healing::default(),
         templates: Arc::new(Fixed(vec![template(b"one")])),
         in_hand: InHand::default(),
         artifacts: ArtifactStore::open(&folder.path().join("artifacts")).unwrap(),

@@ -143,10 +143,7 @@ fn decide(files: &Listing, request: &Request) -> Result<Plan, Unknown> {
     if let Some(line) = request.run_command() {
         return Ok(explicit_process(files, line));
     }
-    let names_output = request.output_folder().is_some_and(|folder| !folder.is_empty());
-    let wants_files = kind == KindChoice::Static
-        || (kind == KindChoice::Auto && names_output && request.port.is_none());
-    if wants_files {
+    if request.wants_files() {
         return static_plan(files, request);
     }
     let mut found = candidates(files, request);

@@ -165,7 +165,7 @@ async fn assert_readable(store: &Store) {
     assert_eq!(deployment.active_version, Some(version.id));
     assert_eq!(instances::list(db, tenant, deployment.id, 10).await.unwrap().len(), 1);
     assert_eq!(certificates::all(db).await.unwrap().len(), 1);
-    assert_eq!(events::list_after(db, tenant, "", 10).await.unwrap().len(), 1);
+    assert_eq!(events::list_after(db, tenant, None, 10).await.unwrap().len(), 1);
     let stored = idempotency::find(db, tenant, "key", epoch).await.unwrap().unwrap();
     assert_eq!(stored.answer.unwrap().body, b"hello");
 }

@@ -1,6 +1,6 @@
 //! Deployments, their versions, releases, instances and logs; publishing.
 
-use miosa_wire::{deployments as wire, workspaces::Selectors};
+use miosa_wire::{deployments as wire, events as happened, workspaces::Selectors};
 
 use crate::openapi::operation::{
     Access::{self, Scope},
@@ -34,6 +34,31 @@ const AWAY: &[u16] = &[409, 410, 502, 503];
 
 pub(super) fn deployments() -> Vec<Operation> {
     [objects(), publishing(), versions(), instances()].concat()
+}
+
+const EVENTS: &[Parameter] = &[
+    ("after", "string", "Id of the last event that you have."),
+    ("types", "string", "Only these, with commas between; `runtime.*` names all that begin so."),
+    ("deployment_id", "string", "Only of this deployment."),
+];
+
+const EVENT_LIST: &[Parameter] = &[
+    EVENTS[0],
+    EVENTS[1],
+    EVENTS[2],
+    ("limit", "integer", "Longest page, up to 500; 100 if not given."),
+];
+
+/// What happened: failures and recoveries of apps, versions that went live.
+pub(super) fn happened() -> Vec<Operation> {
+    vec![
+        get("/events", "listEvents", READ, "Events, oldest first")
+            .query(EVENT_LIST)
+            .gives(200, of::<happened::Page>()),
+        get("/events/stream", "followEvents", READ, "Events as they happen")
+            .query(EVENTS)
+            .gives(200, events("Frames with `id`, `event` (the type) and `data` (an Event).")),
+    ]
 }
 
 fn objects() -> Vec<Operation> {

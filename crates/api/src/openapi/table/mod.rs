@@ -22,6 +22,7 @@ pub(super) fn all() -> Vec<Operation> {
         ("Previews", sandboxes::previews()),
         ("Templates", sandboxes::templates()),
         ("Deployments", deployments::deployments()),
+        ("Events", deployments::happened()),
         ("Operator", organization::operator()),
     ];
     let tagged = |(tag, operations): (_, Vec<Operation>)| {

@@ -59,11 +59,23 @@ fn facts(status: &Value) -> Vec<(&'static str, String)> {
                 text(&status["tracking_failures"])
             ),
         ),
+        ("healing", healing(&status["healing"])),
         ("instances", states(&status["instances"])),
         ("sandboxes", states(&status["sandboxes"])),
         ("restarts", text(&status["restarts"])),
         ("volumes", volumes(status)),
     ]
+}
+
+fn healing(healing: &Value) -> String {
+    let number = |name: &str| healing[name].as_u64();
+    let (Some(failures), Some(recoveries), Some(ms)) =
+        (number("failures"), number("recoveries"), number("recovery_ms"))
+    else {
+        return "unknown".to_owned();
+    };
+    let mean = ms.checked_div(recoveries).map(|mean| format!(" in {mean} ms on average"));
+    format!("{failures} failed, {recoveries} recovered{}", mean.unwrap_or_default())
 }
 
 fn volumes(status: &Value) -> String {
@@ -205,6 +217,7 @@ mod tests {
             "version": "0.1.0", "commit": "abcdef", "disk_limits": "hard",
             "instances": {"healthy": 2}, "sandboxes": {}, "restarts": 3,
             "monitor": {"checks": 2, "suspects": 0, "marked_error": 1}, "tracking_failures": 4,
+            "healing": {"failures": 3, "recoveries": 2, "recovery_ms": 801},
             "reconcilers": {
                 "builds": {"at": "2026-01-01T00:00:00Z", "report": {"failed": 0}, "error": null},
                 "routes": {"at": "2026-01-01T00:00:00Z", "report": {"failed": 1}, "error": "no disk\nmore"},
@@ -235,6 +248,7 @@ release       0.1.0 (abcdef)
 control       up; failing: routes
 edge          1 linked
 monitor       2 checks, 0 suspects, marked_error 1, tracking_failures 4
+healing       3 failed, 2 recovered in 400 ms on average
 instances     2 healthy
 sandboxes     none
 restarts      3
