@@ -19,7 +19,9 @@ use crate::{
     hold::Waited,
     pages::Page,
     pool::PoolKey,
-    probe, tunnel,
+    probe,
+    table::Route,
+    tunnel,
     visit::Visit,
 };
 
@@ -30,7 +32,9 @@ const MAX_DEATHS: usize = 2;
 const MAX_EXTRA: u32 = 2;
 
 /// What one request has been through.
-struct Course {
+struct Course<'a> {
+    /// By which the request came.
+    route: &'a Route,
     /// Until when it may be held.
     deadline: Instant,
     /// Replicas that it was written to and that died.
@@ -64,8 +68,12 @@ impl Drop for Holding<'_> {
     }
 }
 
-/// Answers a request; `None`: the app has left its host while this waited, look who has it.
-pub(crate) async fn serve(visit: &mut Visit, app: &Arc<App>) -> Option<Response<Body>> {
+/// Answers a request; `None`: the app has left the host while this waited, look who has it.
+pub(crate) async fn serve(
+    visit: &mut Visit,
+    route: &Route,
+    app: &Arc<App>,
+) -> Option<Response<Body>> {
     app.budget.earn();
     let limits = &visit.shared().config.limits;
     let mut hold = app.spec.load().hold;
@@ -73,6 +81,7 @@ pub(crate) async fn serve(visit: &mut Visit, app: &Arc<App>) -> Option<Response<
         hold = hold.min(limits.navigation_hold);
     }
     let mut course = Course {
+        route,
         deadline: visit.arrived + hold,
         died: Vec::new(),
         broken: 0,
@@ -80,7 +89,7 @@ pub(crate) async fn serve(visit: &mut Visit, app: &Arc<App>) -> Option<Response<
         fresh: false,
     };
     loop {
-        if app.is_away() {
+        if app.is_closed() || route.is_replaced() {
             return None;
         }
         if let Step::Done(response) = step(visit, app, &mut course).await {
@@ -89,7 +98,7 @@ pub(crate) async fn serve(visit: &mut Visit, app: &Arc<App>) -> Option<Response<
     }
 }
 
-async fn step(visit: &mut Visit, app: &Arc<App>, course: &mut Course) -> Step {
+async fn step(visit: &mut Visit, app: &Arc<App>, course: &mut Course<'_>) -> Step {
     let spec = app.spec.load_full();
     let left = course.deadline.saturating_duration_since(Instant::now());
     match spec.verdict(visit.shared().config.env.now(), left) {
@@ -130,7 +139,7 @@ async fn step(visit: &mut Visit, app: &Arc<App>, course: &mut Course) -> Step {
 fn failed(
     visit: &Visit,
     app: &Arc<App>,
-    course: &mut Course,
+    course: &mut Course<'_>,
     (replica, failure): (&Arc<Replica>, Failure),
 ) -> Step {
     tracing::debug!(instance = %replica.instance, %failure, "attempt failed");
@@ -179,7 +188,7 @@ fn failed(
 async fn upgrade(
     visit: &mut Visit,
     app: &Arc<App>,
-    course: &mut Course,
+    course: &mut Course<'_>,
     replica: &Arc<Replica>,
 ) -> Step {
     let under_way = replica.enter(&visit.shared().reports.in_flight);
@@ -190,7 +199,7 @@ async fn upgrade(
     }
 }
 
-async fn hold(visit: &Visit, app: &Arc<App>, course: &mut Course) -> Step {
+async fn hold(visit: &Visit, app: &Arc<App>, course: &mut Course<'_>) -> Step {
     let shared = visit.shared();
     course.is_released = false;
     shared.metrics.held.inc();
@@ -205,7 +214,8 @@ async fn hold(visit: &Visit, app: &Arc<App>, course: &mut Course) -> Step {
             // the table and the place in the queue.
             let left = course.deadline.saturating_duration_since(Instant::now());
             let verdict = app.spec.load().verdict(shared.config.env.now(), left);
-            if app.is_away() || verdict == Verdict::Refuse {
+            let has_left = app.is_closed() || course.route.is_replaced();
+            if has_left || verdict == Verdict::Refuse {
                 return Step::Again;
             }
             if app.pick(&[]).is_some() {

@@ -167,8 +167,8 @@ pub(crate) struct App {
     pub(crate) spec: ArcSwap<Spec>,
     pub(crate) queue: Queue,
     pub(crate) budget: Budget,
-    /// Set when its host answers by something else.
-    away: AtomicBool,
+    /// Set when it left the table.
+    closed: AtomicBool,
     next: AtomicUsize,
 }
 
@@ -184,7 +184,7 @@ impl App {
             }),
             queue: Queue::default(),
             budget: Budget::default(),
-            away: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             next: AtomicUsize::new(0),
         };
         app.update(of);
@@ -217,17 +217,9 @@ impl App {
         }
     }
 
-    /// Whether whoever waits for it must look again who has its host.
-    pub(crate) fn is_away(&self) -> bool {
-        self.away.load(Relaxed)
-    }
-
-    /// Its host answers by something else, or by it again.
-    pub(crate) fn set_away(&self, is_away: bool) {
-        self.away.store(is_away, Relaxed);
-        if is_away {
-            self.queue.release_all();
-        }
+    /// Whether it left the table: whoever waits for it must look again who has the host.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Relaxed)
     }
 
     /// The app left the table.
@@ -242,7 +234,8 @@ impl App {
         for replica in &old.replicas {
             replica.removed.cancel();
         }
-        self.set_away(true);
+        self.closed.store(true, Relaxed);
+        self.queue.release_all();
     }
 
     /// The usable replica with the fewest requests under way, one that is not in `avoid` if

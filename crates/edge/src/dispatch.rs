@@ -153,7 +153,7 @@ async fn target(
         }
         Target::App(id) => match visit.shared().live.app(*id) {
             Some(app) => {
-                let mut response = app::serve(visit, &app).await?;
+                let mut response = app::serve(visit, route, &app).await?;
                 cookies::confine(response.headers_mut(), Setter::App { host, settings });
                 (Class::App, response)
             }

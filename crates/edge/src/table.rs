@@ -6,7 +6,10 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwapOption;
@@ -29,6 +32,23 @@ use crate::{
 pub(crate) struct Route {
     pub(crate) tenant: TenantId,
     pub(crate) target: Target,
+    is_replaced: AtomicBool,
+}
+
+impl Route {
+    /// Whether its host answers by something else now, so that whoever waits must look again.
+    /// It is the route's affair, not the app's: an app may have other hosts.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.is_replaced.load(Relaxed)
+    }
+
+    fn is_same(&self, tenant: TenantId, target: &Target) -> bool {
+        let is_same_app = match (&self.target, target) {
+            (Target::App(one), Target::App(other)) => one == other,
+            _ => false,
+        };
+        is_same_app && self.tenant == tenant
+    }
 }
 
 /// What answers a host, ready to be used.
@@ -159,7 +179,9 @@ impl Live {
         match key {
             Key::Settings => self.settings.store(None),
             Key::Route(host) => {
-                self.routes.remove(host);
+                if let Some(old) = self.routes.remove(host) {
+                    self.replaced(&old);
+                }
             }
             Key::App(id) => {
                 if let Some(app) = self.apps.remove(id) {
@@ -180,19 +202,24 @@ impl Live {
 
     fn insert_route(&self, host: &str, tenant: TenantId, target: Target) {
         let host = host.to_ascii_lowercase();
-        let app_of = |target: &Target| match target {
-            Target::App(id) => self.apps.get(id),
-            _ => None,
-        };
-        let old = self.routes.get(&*host).and_then(|old| app_of(&old.target));
-        let new = app_of(&target);
-        if let Some(new) = &new {
-            new.set_away(false);
+        let old = self.routes.get(&*host);
+        if old.as_ref().is_some_and(|old| old.is_same(tenant, &target)) {
+            return;
         }
-        self.routes.insert(host, Arc::new(Route { tenant, target }));
-        // Who waits for the app is answered by what has its host now.
-        if let Some(old) = old.filter(|old| new.is_none_or(|new| new.id != old.id)) {
-            old.set_away(true);
+        let is_replaced = AtomicBool::new(false);
+        self.routes.insert(host, Arc::new(Route { tenant, target, is_replaced }));
+        if let Some(old) = old {
+            self.replaced(&old);
+        }
+    }
+
+    /// Who waits for its app is answered by what has the host now.
+    fn replaced(&self, old: &Route) {
+        old.is_replaced.store(true, Relaxed);
+        if let Target::App(id) = &old.target
+            && let Some(app) = self.apps.get(id)
+        {
+            app.queue.release_all();
         }
     }
 

@@ -9,12 +9,12 @@ use std::{
 };
 
 use miosa_edge::Limits;
-use miosa_types::link::{Availability, Up};
+use miosa_types::link::{Availability, Key, Target, Up};
 use tokio::{net::TcpStream, task::JoinSet};
 
 use crate::{
     upstream::{Does, Upstream},
-    world::{PATIENCE, World, app, ask, exchange, replica, served_by, tenant},
+    world::{PATIENCE, World, app, app_id, ask, exchange, replica, route, served_by, tenant},
 };
 
 fn starting() -> Availability {
@@ -29,6 +29,10 @@ fn echo() -> impl Fn(&crate::upstream::Got) -> Does + Send + Sync {
             String::from_utf8_lossy(&got.body)
         ))
     }
+}
+
+fn get(host: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
 }
 
 /// Waits until the edge says that so many requests wait.
@@ -189,4 +193,34 @@ async fn a_hung_replica_is_reported_and_left() {
     world.control.change(vec![app(Availability::Ready, vec![replica(5, good.addr)])], &[]);
     let reply = request.await.unwrap();
     assert_eq!((reply.status, reply.body.as_str()), (200, "good"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_changes_hands_takes_its_waiting_requests_and_nobody_else_s() {
+    let upstream = Upstream::start(echo()).await;
+    let mut entries = served_by(&[]);
+    entries[2] = app(starting(), vec![]);
+    let target = Target::App { app: app_id() };
+    entries.extend([route("brought.test", target.clone()), route("gone.test", target.clone())]);
+    let world = World::new(entries).await;
+    let visit = |host: &str| {
+        let (http, request) = (world.edge.http, get(host));
+        tokio::spawn(async move { ask(http, &request).await })
+    };
+    let [brought, gone, own] = ["brought.test", "gone.test", "app.test"].map(visit);
+    holding(&world, 3).await;
+    let to = "other.test".to_owned();
+    let redirect = route("brought.test", Target::Redirect { to });
+    let seq = world.control.change(vec![redirect], &[Key::Route("gone.test".into())]);
+    world.control.applied(seq).await;
+    let reply = brought.await.unwrap();
+    assert_eq!(reply.status, 308, "{reply:?}");
+    assert_eq!(gone.await.unwrap().status, 404);
+
+    // The app answers at its other hosts as before, and again at one that comes back.
+    world.control.apply(vec![app(Availability::Ready, vec![replica(1, upstream.addr)])]).await;
+    assert_eq!(own.await.unwrap().status, 200);
+    assert_eq!(world.get("/again").await.status, 200);
+    world.control.apply(vec![route("brought.test", target)]).await;
+    assert_eq!(ask(world.edge.http, &get("brought.test")).await.status, 200);
 }
