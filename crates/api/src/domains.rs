@@ -3,8 +3,14 @@
 //! Promises: no two tenants have domains of which one lies at or below the other, and none
 //! reaches into the installation's own, so a host name means one thing only.
 
-use miosa_store::tenants::{self, Tenant};
-use miosa_types::{host::Domains, name::parse_domain};
+use miosa_store::{
+    domains as brought,
+    tenants::{self, Tenant},
+};
+use miosa_types::{
+    host::{Domains, is_at_or_below},
+    name::parse_domain,
+};
 use sqlx::AnyConnection;
 
 use crate::Error;
@@ -28,6 +34,9 @@ pub(crate) async fn check(
 ) -> Result<(), Error> {
     for (field, domain) in of(tenant) {
         check_own(field, domain, config, tenant)?;
+        if brought::is_held_below(db, tenant.id, domain).await? {
+            return Err(Error::NameTaken { name: domain.to_owned() });
+        }
     }
     for other in tenants::list(db).await? {
         if other.id == tenant.id {
@@ -76,9 +85,7 @@ fn check_own(
 
 /// Whether one lies at or below the other.
 fn overlap(a: &str, b: &str) -> bool {
-    let is_below =
-        |low: &str, high: &str| low.strip_suffix(high).is_some_and(|rest| rest.ends_with('.'));
-    a == b || is_below(a, b) || is_below(b, a)
+    is_at_or_below(a, b) || is_at_or_below(b, a)
 }
 
 #[cfg(test)]

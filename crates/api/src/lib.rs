@@ -8,6 +8,7 @@ pub mod admin;
 pub mod auth;
 pub mod branding;
 pub mod caller;
+pub mod custom_domains;
 pub mod deployments;
 mod domains;
 pub mod error;
@@ -69,6 +70,7 @@ fn v1() -> Router<AppState> {
         .merge(health::routes())
         .merge(admin::routes())
         .merge(branding::routes())
+        .merge(custom_domains::routes())
         .merge(deployments::routes())
         .merge(events::routes())
         .merge(keys::routes())

@@ -51,6 +51,9 @@ pub(crate) const CREATE_DEPLOYMENT: [Field; 7] = [
     ("source_type", &["sandbox"]),
 ];
 
+/// `POST …/domains` and `POST /custom-domains`.
+pub(crate) const DOMAIN: [Field; 2] = [("computer_id", &[]), ("target_type", &["deployment"])];
+
 /// `POST /deployments/:id/publish`, `POST /sandboxes/:id/deploy` and `…/publish`.
 pub(crate) const PUBLISH: [Field; 7] = [
     ("custom_domain", &[]),

@@ -3,7 +3,11 @@
 //! The three roles take the same options, so that a child is told exactly what its parent was.
 //! An unknown key in the file is an error: a misspelt setting must not be silently ignored.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use anyhow::Context as _;
 use clap::{
@@ -79,9 +83,20 @@ impl Options {
 pub(crate) struct File {
     /// URL of the database, as `--database` (since 0.1).
     pub(crate) database: Option<Secret>,
+    pub(crate) domains: DomainsSection,
     pub(crate) edge: EdgeSection,
     pub(crate) sandbox: SandboxSection,
     pub(crate) pool: PoolSection,
+}
+
+/// `[domains]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct DomainsSection {
+    /// Resolver for names that tenants bring; the host's if not given (since 0.1).
+    pub(crate) resolver: Option<SocketAddr>,
+    /// Addresses that visitors reach this machine at, for names that are no CNAME (since 0.1).
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 /// `[edge]`

@@ -71,6 +71,7 @@ pub fn reconcilers(control: &Arc<Control>) -> Vec<Arc<dyn Reconciler>> {
         Arc::new(reconcile::routes::Routes::new(control.clone())),
         Arc::new(reconcile::builds::Builds::new(control.clone())),
         Arc::new(reconcile::deployments::Deployments::new(control.clone())),
+        Arc::new(reconcile::domains::Domains(control.clone())),
         Arc::new(reconcile::sandboxes::Sandboxes(control.clone())),
         Arc::new(reconcile::pool::Pool::new(control.clone())),
         Arc::new(reconcile::leftovers::Leftovers::new(control.clone())),

@@ -12,7 +12,9 @@ use std::{
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
-use miosa_store::{certificates::Certificate, deployments::Deployment, tenants::Tenant};
+use miosa_store::{
+    certificates::Certificate, deployments::Deployment, domains::Domain, tenants::Tenant,
+};
 use miosa_types::{Digest, Env, host::Domains, link};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -162,6 +164,7 @@ pub fn wanted(
     domains: &Domains,
     tenants: &[Tenant],
     deployments: &[Deployment],
+    brought: &[Domain],
 ) -> BTreeSet<Vec<String>> {
     let base = &domains.base;
     let mut sets = vec![
@@ -177,6 +180,7 @@ pub fn wanted(
     }
     // A deployment keeps the domain that it was made on.
     sets.extend(deployments.iter().map(|d| vec![format!("*.{}", d.deployment_domain)]));
+    sets.extend(brought.iter().map(|domain| vec![domain.domain.clone()]));
     let sorted = |mut names: Vec<String>| {
         names.sort_unstable();
         names

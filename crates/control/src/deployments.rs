@@ -331,10 +331,11 @@ pub async fn stop(control: &Control, tenant: TenantId, key: &str) -> Result<Depl
     with_row(control, tenant, key, Some(healing::STOPPED), |row| row.is_stopped = true).await
 }
 
-/// Deletes a deployment; its host name is free at once.
+/// Deletes a deployment; its host names are free at once.
 pub async fn delete(control: &Control, tenant: TenantId, key: &str) -> Result<(), Error> {
     let now = control.env.now();
     with_row(control, tenant, key, None, |row| row.deleted_at = Some(now)).await?;
+    control.wakes.domains.notify_one();
     Ok(())
 }
 

@@ -74,6 +74,8 @@ pub struct Wakes {
     pub builds: Arc<Notify>,
     /// Deployments: start, switch, drain, stop.
     pub deployments: Arc<Notify>,
+    /// Domains: checks that are due, routes that edges have.
+    pub domains: Arc<Notify>,
     /// Routes: recompute what edges are told.
     pub routes: Arc<Notify>,
 }

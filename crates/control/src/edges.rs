@@ -231,12 +231,26 @@ impl Edges {
         deadline: Duration,
         wanted: impl Fn(&Entry) -> bool,
     ) -> bool {
+        self.wait(key, deadline, |entry| entry.is_some_and(&wanted)).await
+    }
+
+    /// Waits until no leased edge has an entry of that name, at most `deadline`; whether it is so.
+    pub async fn wait_gone(&self, key: &Key, deadline: Duration) -> bool {
+        self.wait(key, deadline, |entry| entry.is_none()).await
+    }
+
+    async fn wait(
+        &self,
+        key: &Key,
+        deadline: Duration,
+        is_there: impl Fn(Option<&Entry>) -> bool,
+    ) -> bool {
         let (mut reports, mut positions) = (self.reports(), self.positions());
         let wait = async {
             loop {
                 reports.borrow_and_update();
                 positions.borrow_and_update();
-                if matches!(self.live(key), Ok(Some(entry)) if wanted(&entry)) {
+                if self.live(key).is_ok_and(|entry| is_there(entry.as_ref())) {
                     return;
                 }
                 tokio::select! {

@@ -9,6 +9,7 @@ pub mod assembly;
 pub mod back_off;
 pub mod certificates;
 pub mod deployments;
+pub mod domains;
 pub mod driver;
 pub mod edges;
 pub mod healing;
@@ -32,7 +33,7 @@ use std::{path::PathBuf, sync::Arc};
 use miosa_artifact::ArtifactStore;
 use miosa_provider::Provider;
 use miosa_store::Store;
-use miosa_types::{Env, guest::Guest, host::Domains, probe::Probe};
+use miosa_types::{Env, dns::Dns, guest::Guest, host::Domains, probe::Probe};
 
 pub use driver::{Reconciler, Report, Wakes};
 pub use observe::Observations;
@@ -48,6 +49,8 @@ pub struct Control {
     pub guest: Arc<dyn Guest>,
     /// Asks apps whether they answer.
     pub probe: Arc<dyn Probe>,
+    /// Looks up names that tenants bring.
+    pub dns: Arc<dyn Dns>,
     /// What edges shall serve, and how far they are: `Edges::new(start time in ms)`.
     pub edges: edges::Edges,
     /// Replicas that do not answer: `Suspects::default()`.
@@ -75,6 +78,8 @@ pub struct Control {
 pub struct Config {
     /// Domains of the installation.
     pub domains: Domains,
+    /// Addresses that visitors reach edges at, for names that are no aliases; may be empty.
+    pub addresses: Vec<std::net::IpAddr>,
     /// Folder of durable data.
     pub data_dir: PathBuf,
     /// Warm slots to keep.

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use miosa_provider::{Observed, Owner, Phase};
 use miosa_store::{
-    deployments::Deployment, preview_tokens::PreviewToken, previews::Preview, sandboxes::Sandbox,
-    tenants::Tenant, versions::Version,
+    deployments::Deployment, domains::Domain, preview_tokens::PreviewToken, previews::Preview,
+    sandboxes::Sandbox, tenants::Tenant, versions::Version,
 };
 use miosa_types::{
     DeploymentId, InstanceId, SandboxId, VersionId,
@@ -20,6 +20,7 @@ use miosa_types::{
 
 use crate::{
     access,
+    domains::redirect,
     rollout::{self, Desired, Seen, Serving, Wanted},
 };
 
@@ -32,6 +33,8 @@ pub struct Facts<'a> {
     pub tenants: &'a [Tenant],
     /// All deployments.
     pub deployments: &'a [Deployment],
+    /// Names that were proved to be their tenants', of deployments that exist.
+    pub domains: &'a [Domain],
     /// Versions that are ready or building.
     pub versions: &'a BTreeMap<VersionId, Version>,
     /// Sandboxes that are wanted.
@@ -115,9 +118,25 @@ pub fn table(facts: &Facts<'_>) -> Table {
     for version in facts.versions.values() {
         by_deployment.entry(version.deployment).or_default().push(version);
     }
+    let redirects = redirect::plan(facts.domains);
+    let mut names: BTreeMap<DeploymentId, Vec<&str>> = BTreeMap::new();
+    for domain in facts.domains {
+        if let Some(&to) = redirects.get(domain.domain.as_str()) {
+            let target = Target::Redirect { to: to.to_owned() };
+            let (host, tenant) = (domain.domain.clone(), domain.tenant);
+            entries.push(Entry::Route(Route { host, tenant, target }));
+        } else {
+            names.entry(domain.deployment).or_default().push(&domain.domain);
+        }
+    }
     for deployment in facts.deployments {
         let seen = seen.get(&deployment.id).map_or(&[][..], Vec::as_slice);
-        let app = AppFacts { deployment, seen, is_building: building.contains(&deployment.id) };
+        let app = AppFacts {
+            deployment,
+            names: names.get(&deployment.id).map_or(&[][..], Vec::as_slice),
+            seen,
+            is_building: building.contains(&deployment.id),
+        };
         let versions = by_deployment.get(&deployment.id).map_or(&[][..], Vec::as_slice);
         app_entries(&app, facts.versions, &mut entries);
         version_routes(deployment, versions, &mut entries);
@@ -137,6 +156,8 @@ fn unknown_hosts(tenant: &Tenant) -> impl Iterator<Item = Entry> {
 
 struct AppFacts<'a> {
     deployment: &'a Deployment,
+    /// Hosts that its owner brought.
+    names: &'a [&'a str],
     seen: &'a [Seen],
     is_building: bool,
 }
@@ -152,11 +173,14 @@ fn app_entries(
     let files = routed.and_then(|id| static_target(versions.get(&id)?));
     if deployment.deleted_at.is_none() {
         let target = files.clone().unwrap_or(Target::App { app: deployment.id });
-        entries.push(Entry::Route(Route {
-            host: host::app(&deployment.slug, &deployment.deployment_domain),
-            tenant: deployment.tenant,
-            target,
-        }));
+        let own = host::app(&deployment.slug, &deployment.deployment_domain);
+        let brought = app.names.iter().map(|name| (*name).to_owned());
+        let tenant = deployment.tenant;
+        entries.extend(
+            std::iter::once(own)
+                .chain(brought)
+                .map(|host| Entry::Route(Route { host, tenant, target: target.clone() })),
+        );
     }
     // Until edges serve the files, requests that wait for them must find what they wait for.
     if files.is_some() && seen.is_empty() && deployment.serving_version == routed {
@@ -195,7 +219,7 @@ fn replica(seen: &Seen, targets: &BTreeSet<InstanceId>) -> Option<Replica> {
 }
 
 fn availability(app: &AppFacts<'_>, desired: &Desired, is_ready: bool) -> Availability {
-    let AppFacts { deployment, seen, is_building } = app;
+    let AppFacts { deployment, seen, is_building, .. } = app;
     if is_ready {
         return Availability::Ready;
     }

@@ -285,6 +285,46 @@ create table events (
     created_at_ms bigint not null
 );
 create index events_by_tenant on events (tenant_id, id);
+----- 0002_domains.sql
+-- Domains that tenants bring for their deployments. Several tenants may claim one name; who
+-- proves that it is theirs holds it.
+create table domains (
+    id text primary key not null,
+    tenant_id text not null references tenants (id),
+    deployment_id text not null references deployments (id),
+    domain text not null,
+    -- The same as `domain` from proof to loss, otherwise null: no two can hold one name.
+    holder text unique,
+    -- What a text record has to say; the same for every claim of a tenant on a name.
+    token text not null,
+    -- Set by the operator: nothing has to be proved.
+    is_trusted bigint not null default 0,
+    -- `none`, `apex_to_www` or `www_to_apex`.
+    redirect_policy text not null default 'none',
+    external_workspace_id text,
+    external_project_id text,
+    external_user_id text,
+    -- `pending`, `verified`, `active`, `failed` or `removed`.
+    status text not null,
+    -- Why the newest check did not find what it looked for.
+    failure text,
+    -- Checks in a row without proof.
+    checks bigint not null default 0,
+    -- Since when proof is waited for.
+    waiting_since_ms bigint not null,
+    -- Since when a held name has been found to be someone else's.
+    doubt_since_ms bigint,
+    next_check_at_ms bigint,
+    verified_at_ms bigint,
+    tls_issued_at_ms bigint,
+    generation bigint not null default 1,
+    created_at_ms bigint not null,
+    updated_at_ms bigint not null,
+    removed_at_ms bigint
+);
+create unique index domains_of_tenant on domains (tenant_id, domain) where removed_at_ms is null;
+create index domains_by_deployment on domains (deployment_id, id);
+create index domains_due on domains (next_check_at_ms);
 ----- rows
 insert into installations values ('01890000-0000-7000-8000-000000000001', 1);
 insert into tenants (id, name, slug, deployment_domain, branding, created_at_ms, updated_at_ms)
@@ -331,3 +371,8 @@ insert into instances (id, tenant_id, deployment_id, version_id, state, ip, port
     values ('01890000-0000-7000-8000-00000000000e', '01890000-0000-7000-8000-000000000002', '01890000-0000-7000-8000-00000000000b', '01890000-0000-7000-8000-00000000000c', 'healthy', '10.0.0.2', 3000, 21, 22, 23);
 insert into certificates values ('*.apps.example,apps.example', 'chain', 'key', 90000, 24);
 insert into events values ('01890000-0000-7000-8000-00000000000f', '01890000-0000-7000-8000-000000000002', 'deployment.promoted', '01890000-0000-7000-8000-00000000000b', '{}', 25);
+insert into domains (id, tenant_id, deployment_id, domain, holder, token, redirect_policy,
+    external_user_id, status, waiting_since_ms, next_check_at_ms, verified_at_ms, tls_issued_at_ms,
+    generation, created_at_ms, updated_at_ms)
+    values ('01890000-0000-7000-8000-000000000010', '01890000-0000-7000-8000-000000000002', '01890000-0000-7000-8000-00000000000b', 'www.shop.example', 'www.shop.example', 'token', 'apex_to_www',
+    'u1', 'active', 26, 90000, 27, 28, 2, 26, 28);

@@ -57,6 +57,15 @@ pub async fn all(db: &mut AnyConnection) -> Result<Vec<Certificate>, Error> {
     rows.iter().map(read).collect()
 }
 
+/// The certificate for exactly these names.
+pub async fn find(db: &mut AnyConnection, names: &[String]) -> Result<Option<Certificate>, Error> {
+    let row = sqlx::query("select * from certificates where names = $1")
+        .bind(names.join(","))
+        .fetch_optional(db)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
 /// Removes the certificate for exactly these names.
 pub async fn remove(db: &mut AnyConnection, names: &[String]) -> Result<(), Error> {
     sqlx::query("delete from certificates where names = $1")

@@ -7,6 +7,7 @@
 pub mod api_keys;
 pub mod certificates;
 pub mod deployments;
+pub mod domains;
 pub mod events;
 pub mod idempotency;
 pub mod installations;

@@ -4,14 +4,16 @@
 //! Promises: tests wait for states, never for time; every wait has a deadline and says what it
 //! waited for; nothing leaves the process but one Unix socket in a temporary folder.
 
+mod dns;
 mod edge;
 mod guest;
 mod platform;
 mod probe;
 mod wait;
 
+pub use dns::FakeDns;
 pub use edge::FakeEdge;
 pub use guest::FakeGuest;
-pub use platform::{Platform, Tenant};
+pub use platform::{ADDRESS, Platform, Tenant};
 pub use probe::FakeProbe;
 pub use wait::{DEADLINE, eventually};

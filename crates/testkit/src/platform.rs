@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
     path::Path,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
@@ -35,10 +36,12 @@ use miosa_types::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{FakeEdge, FakeGuest, FakeProbe, eventually};
+use crate::{FakeDns, FakeEdge, FakeGuest, FakeProbe, eventually};
 
 /// The only template.
 const TEMPLATE: &str = "base";
+/// Where visitors reach the edge.
+pub const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
 /// A whole platform. Dropping it ends it.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub struct Platform {
     pub guest: Arc<FakeGuest>,
     /// What apps answer.
     pub probe: Arc<FakeProbe>,
+    /// Records of names.
+    pub dns: Arc<FakeDns>,
     /// The time.
     pub clock: Arc<ManualClock>,
     /// Ids and randomness.
@@ -108,6 +113,7 @@ impl Platform {
             provider: Arc::new(Fake::new(env.clone())),
             guest: Arc::default(),
             probe: Arc::default(),
+            dns: Arc::default(),
             clock,
             env,
             edge,
@@ -138,6 +144,7 @@ impl Platform {
             provider: self.provider.clone(),
             guest: self.guest.clone(),
             probe: self.probe.clone(),
+            dns: self.dns.clone(),
             edges: Edges::new(epoch),
             suspects: Suspects::default(),
             healing: miosa_control::healing::Healing::default(),
@@ -177,7 +184,9 @@ impl Platform {
     pub fn advance(&self, by: Duration) {
         self.clock.advance(by);
         self.provider.tick();
-        self.control().wakes.observed();
+        let wakes = &self.control().wakes;
+        wakes.observed();
+        wakes.domains.notify_one();
     }
 
     /// Adds a tenant whose apps are below `<name>.localhost`.
@@ -370,6 +379,7 @@ fn config(data_dir: &Path, pool: u32) -> Config {
             apps: "apps.localhost".into(),
             https_port: 8443,
         },
+        addresses: vec![ADDRESS],
         data_dir: data_dir.to_owned(),
         pool: vec![pool],
         plain_http: false,

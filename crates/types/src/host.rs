@@ -61,6 +61,11 @@ pub fn preview(port: u16, slug: &Slug, preview_domain: &str) -> String {
     format!("{port}-{slug}.sandbox.{preview_domain}")
 }
 
+/// Whether a name is `high` or lies below it.
+pub fn is_at_or_below(name: &str, high: &str) -> bool {
+    name == high || name.strip_suffix(high).is_some_and(|rest| rest.ends_with('.'))
+}
+
 /// Splits `<port>-<rest>` into its parts; `None` if the host does not begin with a port.
 ///
 /// The port has no leading zero and is not 0, so each port has one spelling.

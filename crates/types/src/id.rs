@@ -110,6 +110,7 @@ macro_rules! id_kinds {
 id_kinds! {
     ApiKeyId = ApiKeyKind("API key"),
     DeploymentId = DeploymentKind("deployment"),
+    DomainId = DomainKind("domain"),
     EdgeId = EdgeKind("edge"),
     EventId = EventKind("event"),
     InstallationId = InstallationKind("installation"),

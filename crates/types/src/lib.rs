@@ -7,6 +7,7 @@
 pub mod branding;
 pub mod deployment;
 pub mod digest;
+pub mod dns;
 pub mod env;
 pub mod guest;
 pub mod host;
@@ -22,8 +23,8 @@ pub use branding::Branding;
 pub use digest::Digest;
 pub use env::Env;
 pub use id::{
-    ApiKeyId, DeploymentId, EdgeId, EventId, InstallationId, InstanceId, PreviewId, PreviewTokenId,
-    ProjectId, SandboxId, TenantId, VersionId, WorkloadId, WorkspaceId,
+    ApiKeyId, DeploymentId, DomainId, EdgeId, EventId, InstallationId, InstanceId, PreviewId,
+    PreviewTokenId, ProjectId, SandboxId, TenantId, VersionId, WorkloadId, WorkspaceId,
 };
 pub use name::{NameError, Slug};
 pub use secret::Secret;

@@ -164,7 +164,7 @@ pub fn parse_domain(text: &str) -> Result<String, NameError> {
     if domain.is_empty() || domain.len() > 200 {
         return error("a domain has 1 to 200 characters");
     }
-    if domain.parse::<std::net::IpAddr>().is_ok() {
+    if domain.parse::<std::net::IpAddr>().is_ok() || is_number(last_label(&domain)) {
         return error("an address is not a domain");
     }
     if !domain.contains('.') {
@@ -180,6 +180,19 @@ pub fn parse_domain(text: &str) -> Result<String, NameError> {
         }
     }
     Ok(domain)
+}
+
+fn last_label(domain: &str) -> &str {
+    domain.rsplit('.').next().unwrap_or_default()
+}
+
+/// Clients read a name whose last label is one of these as an IPv4 address (URL Standard §3.5).
+fn is_number(label: &str) -> bool {
+    let is_all = |text: &str, is: fn(&u8) -> bool| text.as_bytes().iter().all(is);
+    match label.strip_prefix("0x") {
+        Some(hex) => is_all(hex, u8::is_ascii_hexdigit),
+        None => !label.is_empty() && is_all(label, u8::is_ascii_digit),
+    }
 }
 
 #[cfg(test)]
@@ -288,8 +301,12 @@ mod tests {
     #[test]
     fn a_domain_is_checked_and_lowered() {
         assert_eq!(parse_domain("ClinicIQ.localhost").unwrap(), "cliniciq.localhost");
-        for bad in ["", "localhost", "a..b", "-a.b", "a.b:8080", "127.0.0.1", "*.a.b", "a.b."] {
+        assert_eq!(parse_domain("1.0x.a1").unwrap(), "1.0x.a1");
+        for bad in ["", "localhost", "a..b", "-a.b", "a.b:8080", "*.a.b", "a.b."] {
             assert!(parse_domain(bad).is_err(), "`{bad}` passed");
+        }
+        for address in ["127.0.0.1", "127.1", "a.b.09", "1.0x7f", "0.0x"] {
+            assert_eq!(parse_domain(address).unwrap_err().why, "an address is not a domain");
         }
     }
 }

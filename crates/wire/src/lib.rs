@@ -4,6 +4,7 @@
 //! requests ignore unknown fields, because newer SDKs send more.
 
 pub mod deployments;
+pub mod domains;
 pub mod envelope;
 pub mod events;
 pub mod files;

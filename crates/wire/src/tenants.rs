@@ -170,12 +170,12 @@ pub struct PreviewDomain {
 /// A DNS record to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DnsRecord {
-    /// Always `CNAME`.
+    /// `CNAME`, `TXT`, `A` or `AAAA`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// Name of the record.
     pub name: String,
-    /// Where it points.
+    /// Where it points, or what it says.
     pub value: String,
 }
 

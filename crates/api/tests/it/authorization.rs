@@ -175,10 +175,13 @@ impl Owned {
         let deployment = post("/api/v1/deployments", named()).await;
         // Now there is an event that tells its name.
         post(&format!("/api/v1/deployments/{deployment}/stop"), json!({})).await;
+        let domains = format!("/api/v1/deployments/{deployment}/domains");
+        let domain = format!("{MARK}.test");
         let previews = format!("/api/v1/sandboxes/{sandbox}/previews");
         Self(vec![
             ("id", sandbox.clone()),
             ("sandbox", sandbox),
+            ("domain", post(&domains, json!({ "domain": domain })).await),
             ("deployment", deployment),
             ("tenant", a.json["id"].as_str().unwrap().to_owned()),
             ("workspace", post("/api/v1/workspaces", named()).await),

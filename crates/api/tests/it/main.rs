@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod authorization;
+mod domains;
 mod idempotency;
 mod openapi;
 mod protocol;

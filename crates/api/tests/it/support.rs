@@ -1,6 +1,6 @@
 //! A platform in memory: real database, fake provider, a guest that is never there.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::{Router, body::Body};
@@ -21,6 +21,7 @@ use miosa_provider::fake::Fake;
 use miosa_store::{Store, api_keys, tenants};
 use miosa_types::{
     Digest, Env, Slug,
+    dns::{Dns, Failed},
     env::ManualClock,
     guest::{
         ByteStream, Command, Endpoint, Error, FileInfo, Guest, Init, ListeningPort, OutputStream,
@@ -72,6 +73,7 @@ impl Platform {
             provider: Arc::new(Fake::new(env.clone())),
             guest: Arc::new(Nobody),
             probe: Arc::new(Nobody),
+            dns: Arc::new(Nobody),
             edges: Edges::new(1),
             suspects: Suspects::default(),
             healing: miosa_control::healing::Healing::default(),
@@ -81,6 +83,7 @@ impl Platform {
             env,
             config: miosa_control::Config {
                 domains,
+                addresses: vec![[192, 0, 2, 7].into()],
                 data_dir: dir.path().to_owned(),
                 pool: vec![],
                 default_template: "miosa-sandbox".into(),
@@ -181,7 +184,7 @@ fn template() -> Template {
     }
 }
 
-/// A guest and an app that never answer.
+/// A guest, an app and a resolver that never answer.
 #[derive(Debug)]
 struct Nobody;
 
@@ -193,6 +196,19 @@ fn away<T>() -> Result<T, Error> {
 impl Probe for Nobody {
     async fn probe(&self, _: &Target) -> Outcome {
         Outcome::Refused
+    }
+}
+
+#[async_trait]
+impl Dns for Nobody {
+    async fn texts(&self, _: &str, _: Duration) -> Result<Vec<String>, Failed> {
+        Err(Failed { why: "nobody is there".into() })
+    }
+    async fn alias(&self, _: &str, _: Duration) -> Result<Option<String>, Failed> {
+        Err(Failed { why: "nobody is there".into() })
+    }
+    async fn addresses(&self, _: &str, _: Duration) -> Result<Vec<IpAddr>, Failed> {
+        Err(Failed { why: "nobody is there".into() })
     }
 }
 

@@ -136,6 +136,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Arc<Control>> {
         provider,
         guest: Arc::new(miosa_net::guest::HttpGuest::new()),
         probe: Arc::new(miosa_net::probe::HttpProbe::new()),
+        dns: Arc::new(miosa_net::dns::Resolver::new(settings.file.domains.resolver)),
         templates: Arc::new(catalogue::Installed::new(
             templates,
             settings.file.sandbox.default_template.clone(),
@@ -148,6 +149,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Arc<Control>> {
         env,
         config: miosa_control::Config {
             domains,
+            addresses: settings.file.domains.addresses.clone(),
             data_dir: settings.data_dir.clone(),
             pool: settings.pool(),
             plain_http: settings.file.edge.plain_http,

@@ -2,6 +2,7 @@
 
 pub mod builds;
 pub mod deployments;
+pub mod domains;
 pub mod leftovers;
 pub mod pool;
 pub mod routes;

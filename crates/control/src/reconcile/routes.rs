@@ -14,7 +14,7 @@ use bytes::Bytes;
 use miosa_provider::Observed;
 use miosa_store::{
     certificates::{self as rows, Certificate},
-    deployments, preview_tokens, previews, sandboxes, tenants, versions,
+    deployments, domains, preview_tokens, previews, sandboxes, tenants, versions,
 };
 use miosa_types::{Digest, VersionId, deployment::VersionState, link};
 use tokio::sync::Notify;
@@ -50,6 +50,7 @@ struct Kept {
 struct Rows {
     tenants: Vec<tenants::Tenant>,
     deployments: Vec<deployments::Deployment>,
+    domains: Vec<domains::Domain>,
     versions: BTreeMap<VersionId, versions::Version>,
     sandboxes: Vec<sandboxes::Sandbox>,
     previews: Vec<previews::Preview>,
@@ -82,9 +83,15 @@ impl Routes {
             }
         }
         sandboxes.retain(|sandbox| sandbox.desired == sandboxes::Desired::Running);
+        let deployments = deployments::all(&mut db).await?;
+        let is_there: BTreeSet<_> =
+            deployments.iter().filter(|d| d.deleted_at.is_none()).map(|d| d.id).collect();
+        let mut domains = domains::held(&mut db).await?;
+        domains.retain(|domain| is_there.contains(&domain.deployment));
         Ok(Rows {
             tenants: tenants::list(&mut db).await?,
-            deployments: deployments::all(&mut db).await?,
+            deployments,
+            domains,
             versions: versions.into_iter().map(|version| (version.id, version)).collect(),
             sandboxes,
             previews: previews::live(&mut db).await?,
@@ -114,7 +121,21 @@ impl Routes {
             kept.entries.remove(names);
             kept.certificates.insert(names.clone(), issued);
         }
+        self.forget_unwanted(wanted).await?;
         Ok((self.offer(wanted), missing.len()))
+    }
+
+    /// A key for a name that is nobody's any more is not kept.
+    async fn forget_unwanted(&self, wanted: &BTreeSet<Vec<String>>) -> Result<(), StepError> {
+        let unwanted: Vec<_> = {
+            let kept = self.kept();
+            kept.certificates.keys().filter(|names| !wanted.contains(*names)).cloned().collect()
+        };
+        for names in unwanted {
+            rows::remove(&mut *self.control.store.conn().await?, &names).await?;
+            self.kept().certificates.remove(&names);
+        }
+        Ok(())
     }
 
     fn offer(&self, wanted: &BTreeSet<Vec<String>>) -> Vec<link::Certificate> {
@@ -174,7 +195,7 @@ impl Reconciler for Routes {
         let Some(replicas) = self.replicas() else { return Ok(Report::default()) };
         let rows = self.rows().await?;
         let domains = &self.control.config.domains;
-        let wanted = certificates::wanted(domains, &rows.tenants, &rows.deployments);
+        let wanted = certificates::wanted(domains, &rows.tenants, &rows.deployments, &rows.domains);
         let (certificates, issued) = self.certificates(&wanted).await?;
         let console_hosts = rows.tenants.iter().filter_map(|t| t.console_domain.clone()).collect();
         let table = routes::table(&routes::Facts {
@@ -185,6 +206,7 @@ impl Reconciler for Routes {
             },
             tenants: &rows.tenants,
             deployments: &rows.deployments,
+            domains: &rows.domains,
             versions: &rows.versions,
             sandboxes: &rows.sandboxes,
             previews: &rows.previews,

@@ -72,7 +72,11 @@ fn said(
 ) -> (Option<Target>, Option<Availability>) {
     let versions = version.map(|version| (version.id, version.clone())).into_iter().collect();
     let mut entries = Vec::new();
-    app_entries(&AppFacts { deployment, seen: &[], is_building }, &versions, &mut entries);
+    app_entries(
+        &AppFacts { deployment, names: &[], seen: &[], is_building },
+        &versions,
+        &mut entries,
+    );
     let target = entries.iter().find_map(|entry| match entry {
         Entry::Route(route) => Some(route.target.clone()),
         _ => None,

@@ -16,6 +16,7 @@ use miosa_provider::fake::Fake;
 use miosa_store::{Store, tenants::Tenant};
 use miosa_types::{
     Digest, Env, Size, Slug, TenantId,
+    dns::{self, Dns},
     env::ManualClock,
     guest::{
         ByteStream, Command, Endpoint, Error as GuestError, FileInfo, Guest, Init, ListeningPort,
@@ -122,6 +123,22 @@ impl Probe for NoProbe {
     }
 }
 
+#[derive(Debug)]
+struct NoDns;
+
+#[async_trait]
+impl Dns for NoDns {
+    async fn texts(&self, _: &str, _: Duration) -> Result<Vec<String>, dns::Failed> {
+        Ok(vec![])
+    }
+    async fn alias(&self, _: &str, _: Duration) -> Result<Option<String>, dns::Failed> {
+        Ok(None)
+    }
+    async fn addresses(&self, _: &str, _: Duration) -> Result<Vec<std::net::IpAddr>, dns::Failed> {
+        Ok(vec![])
+    }
+}
+
 pub(crate) struct Bench {
     pub(crate) control: Arc<Control>,
     pub(crate) fake: Arc<Fake>,
@@ -174,6 +191,7 @@ pub(crate) async fn bench(pool: &[(Size, u32)]) -> Bench {
         provider: fake.clone(),
         guest: guest.clone(),
         probe: Arc::new(NoProbe),
+        dns: Arc::new(NoDns),
         edges: crate::edges::Edges::new(1),
         suspects: crate::monitor::Suspects::default(),
         healing: crate::healing::Healing::default(),
@@ -187,6 +205,7 @@ pub(crate) async fn bench(pool: &[(Size, u32)]) -> Bench {
                 apps: "apps.localhost".into(),
                 https_port: 8443,
             },
+            addresses: vec![],
             data_dir: folder.path().to_owned(),
             pool: pool.collect(),
             plain_http: false,

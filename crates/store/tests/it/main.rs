@@ -6,6 +6,7 @@
 mod api_keys;
 mod certificates;
 mod deployments;
+mod domains;
 mod events;
 mod full;
 mod idempotency;

@@ -10,8 +10,9 @@ use std::{
 };
 
 use miosa_store::{
-    Store, api_keys, certificates, deployments, events, idempotency, installations, instances,
-    pool_slots, preview_tokens, previews, projects, sandboxes, tenants, versions, workspaces,
+    Store, api_keys, certificates, deployments, domains, events, idempotency, installations,
+    instances, pool_slots, preview_tokens, previews, projects, sandboxes, tenants, versions,
+    workspaces,
 };
 use miosa_types::deployment::VersionState;
 use sqlx::{AnyConnection, AssertSqlSafe, Column as _, Connection as _, Row as _, any::AnyRow};
@@ -164,6 +165,7 @@ async fn assert_readable(store: &Store) {
     let version = versions::all(db, VersionState::Ready).await.unwrap().remove(0);
     assert_eq!(deployment.active_version, Some(version.id));
     assert_eq!(instances::list(db, tenant, deployment.id, 10).await.unwrap().len(), 1);
+    assert_eq!(domains::held(db).await.unwrap()[0].deployment, deployment.id);
     assert_eq!(certificates::all(db).await.unwrap().len(), 1);
     assert_eq!(events::list_after(db, tenant, None, 10).await.unwrap().len(), 1);
     let stored = idempotency::find(db, tenant, "key", epoch).await.unwrap().unwrap();

@@ -2,6 +2,7 @@
 //! may fail in between.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod domains;
 mod faults;
 mod healing;
 mod link;

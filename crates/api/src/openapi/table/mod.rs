@@ -3,6 +3,7 @@
 //! A route without a line here is the operator's alone, and a test fails until it has one.
 
 mod deployments;
+mod domains;
 mod files;
 mod organization;
 mod sandboxes;
@@ -23,6 +24,7 @@ pub(super) fn all() -> Vec<Operation> {
         ("Templates", sandboxes::templates()),
         ("Deployments", deployments::deployments()),
         ("Events", deployments::happened()),
+        ("Domains", domains::domains()),
         ("Operator", organization::operator()),
     ];
     let tagged = |(tag, operations): (_, Vec<Operation>)| {
