@@ -16,6 +16,8 @@ from miosa import Miosa  # noqa: E402
 from platform_process import Platform  # noqa: E402
 from web import Web  # noqa: E402
 
+from name_server import NameServer  # noqa: E402
+
 _numbers = itertools.count(1)
 
 
@@ -37,12 +39,22 @@ class Tenant:
 
 
 @pytest.fixture(scope="session")
-def platform():
+def names():
+    """The DNS that the platform asks about names that tenants bring."""
+    server = NameServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def platform(names):
     if os.geteuid() != 0:
         pytest.exit("these tests need root: sandboxes need namespaces and mounts", returncode=2)
     home = pathlib.Path(tempfile.mkdtemp(prefix="platform-test-", dir="/var/tmp"))
     (home / "data").mkdir()
-    platform = Platform(os.environ["MIOSA"], home / "data", os.environ["MIOSA_CACHE_DIR"])
+    config = home / "config.toml"
+    config.write_text(f'[domains]\nresolver = "{names.address}"\naddresses = ["127.0.0.1"]\n')
+    platform = Platform(os.environ["MIOSA"], home / "data", os.environ["MIOSA_CACHE_DIR"], config)
     try:
         platform.up(seconds=900)
         yield platform
