@@ -1,6 +1,6 @@
 // Opens a live preview in a real Chromium and watches hot reload.
 //
-// Reads one JSON object from standard input: {url, address, file, before, after, screenshot}.
+// Reads one JSON object from standard input: {url, address, before, after, screenshot}.
 // Prints `ready` once the page shows `before` and its hot-reload WebSocket is open; then waits until
 // the page shows `after` without having been loaded again, and prints one JSON object.
 //
@@ -39,17 +39,22 @@ try {
     sockets.push(seen)
   })
   page.on('load', () => (loads += 1))
+  let failed = []
+  page.on('requestfailed', (request) => failed.push(`${request.url()} ${request.failure()?.errorText}`))
+  page.on('pageerror', (error) => failed.push(String(error)))
   for (let tries = 1; ; tries++) {
+    failed = []
     try {
       await page.goto(url, { waitUntil: 'load', timeout: 60_000 })
+      await page.getByText(before, { exact: true }).waitFor({ timeout: 20_000 })
       break
     } catch (error) {
-      // Chromium drops what it loads when a network device appears, and a new sandbox is one.
-      if (tries === 5 || !String(error).includes('ERR_NETWORK_CHANGED')) throw error
+      // Chromium drops what it loads, parts of a page as well, when a network device of this
+      // machine appears, and a new sandbox is one.
+      process.stderr.write(`the page is loaded again: ${String(error).split('\n')[0]}; ${failed.join('; ')}\n`)
+      if (tries === 5 || !`${error} ${failed}`.includes('ERR_NETWORK_CHANGED')) throw error
     }
   }
-  await page.getByText(before, { exact: true }).waitFor({ timeout: 60_000 })
-  await page.waitForFunction(() => true)
   const deadline = Date.now() + 20_000
   while (!sockets.some((socket) => socket.received > 0)) {
     if (Date.now() > deadline) throw new Error('no hot-reload WebSocket was opened')

@@ -147,7 +147,12 @@ def load_while(web: Web, url: str, marker: bytes, event, *, clients=32, before_s
             await asyncio.sleep(after_s)
         finally:
             stop.set()
-            await asyncio.wait(tasks, timeout=50)
+            _, late = await asyncio.wait(tasks, timeout=70)
+        # Whoever still waits was not served.
+        load.failed += len(late)
+        load.failures += ["no answer within 70 s"] * len(late)
+        for task in late:
+            task.cancel()
         return outcome, load
 
     return asyncio.run(run())

@@ -123,7 +123,8 @@ def test_an_unknown_host_gets_a_neutral_page(web, platform):
     connection = http.client.HTTPConnection(*platform.ready["http"].rsplit(":", 1), timeout=10)
     connection.request("GET", "/", headers={"host": "nobody.example"})
     answer = connection.getresponse()
-    assert answer.status in (308, 404) and b"miosa" not in answer.read().lower()
+    seen = str(answer.getheaders()).encode() + answer.read()
+    assert answer.status in (308, 404) and b"miosa" not in seen.lower()
 
 
 def test_a_name_that_another_holds_is_a_conflict(tenant, platform):
@@ -195,10 +196,9 @@ def test_a_broken_request_does_not_reach_anyone(platform):
         b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
-        b"\x16\x03\x01",
     ):
         with socket.create_connection((host, int(port)), timeout=10) as connection:
             connection.sendall(raw)
             connection.shutdown(socket.SHUT_WR)
             answer = connection.recv(4096)
-        assert not answer or answer.split(b" ")[1][:1] == b"4", raw
+        assert answer.split(b" ")[1][:1] == b"4", (raw, answer)

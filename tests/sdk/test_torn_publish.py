@@ -124,6 +124,7 @@ def test_control_dies_during_a_publish(tenant, web, platform, step):
 
     _, load = load_while(web, app.url, b'"marker":"', publish_and_kill, clients=4, before_s=0.1, after_s=0.2)
     assert load.failed == 0, load.failures
+    assert load.done > 50, "visitors were there all the time"
     app.publish("next")
     wait_for(lambda: app.is_only("next"), 120, "a publish after it")
     app.sandbox.destroy()

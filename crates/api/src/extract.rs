@@ -177,7 +177,7 @@ mod tests {
         ] {
             match parse::<Body>(body.as_bytes()).unwrap_err() {
                 Error::InvalidFields { errors } => {
-                    assert!(errors[0].1.ends_with(says), "{errors:?}")
+                    assert!(errors[0].1.ends_with(says), "{errors:?}");
                 }
                 other => panic!("{body}: {other:?}"),
             }

@@ -87,20 +87,21 @@ fn text(state: &AppState) -> String {
 }
 
 fn healed(out: &mut Text, healed: &Healed) {
+    const NAME: &str = "platform_runtime_recovery_seconds";
+    let seconds = |ms: u64| Duration::from_millis(ms).as_secs_f64();
     out.family(
         "platform_runtime_failures_total",
         "counter",
         "replicas that failed after answering",
     );
     out.sample("platform_runtime_failures_total", &[], healed.failures);
-    const NAME: &str = "platform_runtime_recovery_seconds";
     out.family(NAME, "histogram", "from a failure seen to its replacement answering");
-    let bounds = BUCKETS_MS.iter().map(|ms| (*ms as f64 / 1000.0).to_string());
+    let bounds = BUCKETS_MS.iter().map(|ms| seconds(*ms).to_string());
     let bounds = bounds.chain(["+Inf".to_owned()]);
     for (bound, count) in bounds.zip(&healed.at_most) {
         out.sample(&format!("{NAME}_bucket"), &[("le", &bound)], count);
     }
-    out.sample(&format!("{NAME}_sum"), &[], healed.recovery_ms as f64 / 1000.0);
+    out.sample(&format!("{NAME}_sum"), &[], seconds(healed.recovery_ms));
     out.sample(&format!("{NAME}_count"), &[], healed.recoveries);
 }
 

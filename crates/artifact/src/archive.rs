@@ -13,7 +13,15 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use miosa_types::guest::TAR_FAULT;
 use tar::{EntryType, Header};
+
+/// Most bytes that may follow an archive's end mark: programs fill up their last block.
+const MAX_REST: u64 = 1 << 20;
+/// Most bytes that are read of a global header.
+const MAX_GLOBAL: u64 = 64 << 10;
+/// Most characters of the fault that it tells.
+const MAX_FAULT: usize = 400;
 
 /// Bounds of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,18 +147,40 @@ impl Error {
 }
 
 /// Calls `visit` for each entry, in order. `visit` need not read a file's body.
+///
+/// The reader is read to its end: what comes after the archive's end mark is thrown away, and an
+/// error there is one of the whole, which may have been cut.
 pub fn walk<R, F>(archive: R, limits: Limits, links: Links, mut visit: F) -> Result<Totals, Error>
 where
     R: Read,
     F: FnMut(Entry<'_>) -> Result<(), Error>,
 {
     let mut archive = tar::Archive::new(archive);
+    let totals = walk_entries(&mut archive, limits, links, &mut visit)?;
+    let rest = io::copy(&mut archive.into_inner().take(MAX_REST + 1), &mut io::sink());
+    if rest.map_err(unreadable)? > MAX_REST {
+        return Err(Error::refused("something else follows the archive"));
+    }
+    Ok(totals)
+}
+
+fn walk_entries<R, F>(
+    archive: &mut tar::Archive<R>,
+    limits: Limits,
+    links: Links,
+    visit: &mut F,
+) -> Result<Totals, Error>
+where
+    R: Read,
+    F: FnMut(Entry<'_>) -> Result<(), Error>,
+{
     let mut checks = Checks::new(limits, links);
     for entry in archive.entries().map_err(unreadable)? {
         let mut entry = entry.map_err(unreadable)?;
         let header = entry.header();
         let entry_type = header.entry_type();
         if matches!(entry_type, EntryType::XGlobalHeader) {
+            told_fault(&mut entry)?;
             continue;
         }
         let mode = header.mode().map_err(unreadable)? & 0o1777;
@@ -179,6 +209,20 @@ where
         visit(Entry { path: &path, kind, mode, modified_s })?;
     }
     Ok(checks.totals)
+}
+
+/// An error if a global header tells that the archive is not whole.
+fn told_fault(entry: &mut impl Read) -> Result<(), Error> {
+    let mut bytes = Vec::new();
+    entry.take(MAX_GLOBAL).read_to_end(&mut bytes).map_err(unreadable)?;
+    for record in tar::PaxExtensions::new(&bytes).flatten() {
+        if record.key() == Ok(TAR_FAULT) {
+            let text = String::from_utf8_lossy(record.value_bytes());
+            let text: String = text.chars().filter(|c| !c.is_control()).take(MAX_FAULT).collect();
+            return Err(Error::refused(text));
+        }
+    }
+    Ok(())
 }
 
 /// A body that is never shorter than it was announced: the tar reader takes the end of a cut

@@ -24,15 +24,20 @@ pub fn default_visibility(tenant: Option<&Tenant>) -> Visibility {
 
 /// The access of one sandbox. `previews` and `tokens` are its own.
 ///
-/// Where two previews of one port differ it is private; a token opens its preview, its port or
-/// all, and nothing when its preview is gone.
+/// Where two previews of one port differ it is private. A private preview that was removed keeps
+/// its port closed until another speaks of it: whoever removes one does not mean to open it. A
+/// token opens its preview, its port or all, and nothing when its preview is gone.
 pub fn access(tenant: Option<&Tenant>, previews: &[&Preview], tokens: &[&PreviewToken]) -> Access {
     let is_private = default_visibility(tenant) == Visibility::Private;
+    let (removed, previews): (Vec<&Preview>, Vec<&Preview>) =
+        previews.iter().partition(|preview| preview.deleted_at.is_some());
     let ports = |of: Visibility| -> BTreeSet<u16> {
         previews.iter().filter(|p| p.visibility == of).map(|p| p.port).collect()
     };
-    let private = ports(Visibility::Private);
-    let except = if is_private { &ports(Visibility::Public) - &private } else { private };
+    let (public, mut private) = (ports(Visibility::Public), ports(Visibility::Private));
+    let closed = removed.iter().map(|preview| preview.port);
+    private.extend(closed.filter(|port| !public.contains(port)));
+    let except = if is_private { &public - &private } else { private };
     let grant = |token: &&PreviewToken| {
         let port = match token.preview {
             None => token.port,
@@ -93,6 +98,7 @@ mod tests {
             metadata: serde_json::Map::new(),
             created_at: at(),
             updated_at: at(),
+            deleted_at: None,
         }
     }
 
@@ -130,6 +136,19 @@ mod tests {
             assert!(private.iter().all(|port| access.is_private(*port)), "{access:?}");
             assert!(!public.iter().any(|port| access.is_private(*port)), "{access:?}");
         }
+    }
+
+    #[test]
+    fn removing_a_private_preview_does_not_open_its_port() {
+        let removed = Preview { deleted_at: Some(at()), ..preview(7, 3000, Visibility::Private) };
+        let token = token(1, Some(7), None);
+        let closed = access(None, &[&removed], &[&token]);
+        assert!(closed.is_private(3000) && !closed.is_private(1));
+        assert!(closed.grants.is_empty(), "its tokens are gone with it");
+        let opened = access(None, &[&removed, &preview(8, 3000, Visibility::Public)], &[]);
+        assert!(!opened.is_private(3000), "whoever says public means it");
+        let public = Preview { deleted_at: Some(at()), ..preview(7, 3000, Visibility::Public) };
+        assert!(!access(None, &[&public], &[]).is_private(3000));
     }
 
     #[test]

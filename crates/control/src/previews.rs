@@ -70,6 +70,7 @@ pub async fn create(
         metadata: new.metadata,
         created_at: now,
         updated_at: now,
+        deleted_at: None,
     };
     rows::insert(&mut db, &preview).await?;
     drop(db);

@@ -99,8 +99,8 @@ pub async fn publish(
             Err(Error::Store(
                 miosa_store::Error::Stale { .. } | miosa_store::Error::Taken { .. },
             )) if attempt < ATTEMPTS => {}
-            Err(Error::NameTaken { .. }) if attempt < ATTEMPTS && publish.target == Target::New => {
-            }
+            Err(Error::NameTaken { .. })
+                if attempt < ATTEMPTS && !matches!(publish.target, Target::Existing(_)) => {}
             outcome => {
                 control.wakes.builds.notify_one();
                 control.wakes.routes.notify_one();

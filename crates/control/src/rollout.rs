@@ -14,6 +14,9 @@ use miosa_types::{InstanceId, VersionId};
 pub const START_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
 /// Exits in a row after which a version without a ready replica has failed.
 pub const CRASH_LOOP_BUDGET: u32 = 5;
+/// Exits in a row up to which requests to a version that served before wait for its next start:
+/// that is at most 13 s away then (`BackOff` of the provider), and may be the one that succeeds.
+pub const WORTH_WAITING: u32 = 8;
 /// Late starts after which a version has failed: one that hangs at its start exits too seldom
 /// for the other budget.
 pub const LATE_START_BUDGET: u32 = 2;
@@ -207,6 +210,14 @@ fn verdict<'a>(
         return Some(Action::GiveUp { version });
     }
     (!desired.is_failed).then_some(Action::Fail { version })
+}
+
+/// Whether a version that is called failed is started again so soon that a visitor may wait.
+pub fn is_tried_soon(wanted: Wanted, seen: &[Seen]) -> bool {
+    let exits = seen.iter().filter(|s| s.version == wanted.version).map(|s| s.exits_in_a_row).max();
+    wanted.has_served
+        && wanted.late_starts < LATE_START_BUDGET
+        && exits.is_some_and(|exits| exits < WORTH_WAITING)
 }
 
 const fn is_ready(seen: &Seen) -> bool {

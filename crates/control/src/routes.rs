@@ -233,7 +233,8 @@ fn availability(app: &AppFacts<'_>, desired: &Desired, is_ready: bool) -> Availa
             _ => Availability::Stopped,
         };
     };
-    if deployment.failure.is_some() && deployment.serving_version.is_none() && !is_building {
+    let has_failed = deployment.failure.is_some() && deployment.serving_version.is_none();
+    if has_failed && !is_building && !rollout::is_tried_soon(wanted, seen) {
         return Availability::Failed;
     }
     // The time must not move while nothing changes, or each step would make a delta.

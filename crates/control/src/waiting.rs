@@ -82,7 +82,10 @@ pub fn text(
     };
     let ended = last.map(|exit| {
         let how = instances::exit_text(exit.code, Some(&exit.log_tail));
-        format!("It ended {} times in a row. The last time: {how}", replica.exits_in_a_row)
+        match replica.exits_in_a_row {
+            1 => how,
+            many => format!("It ended {many} times in a row. The last time: {how}"),
+        }
     });
     match (told, ended) {
         (Some(told), Some(ended)) => Some(format!("{told} {ended}")),

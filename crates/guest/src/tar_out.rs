@@ -2,7 +2,9 @@
 //!
 //! Promises: POSIX pax, paths relative to the folder, in byte order; links are kept as links;
 //! sockets, pipes and devices are left out. What changes while it is read gives at worst a file
-//! with a torn content, never a torn archive.
+//! with a torn content, never a torn archive. A part is never taken for the whole: what cannot be
+//! read is told in the archive itself ([`TAR_FAULT`]); after a fault in the middle of a file the
+//! stream breaks off, and nothing that looks like an end is written.
 
 use std::{
     fs::{self, Metadata},
@@ -24,6 +26,9 @@ use crate::{
     users::User,
 };
 
+/// Keyword of the record that tells a fault: `miosa_types::guest::TAR_FAULT`, of which this program
+/// has no other need.
+const TAR_FAULT: &str = "GUEST.fault";
 /// Folders within folders; deeper ones are refused, because we recurse.
 const MAX_DEPTH: usize = 256;
 
@@ -48,19 +53,79 @@ pub(crate) async fn read(
     let (tx, answer) = body::stream();
     let writer = BlockingWriter { tx: tx.clone(), runtime: Handle::current() };
     drop(state::run_as(user, move || {
+        let writer = Gate { writer, is_shut: false };
         let mut archive = Builder::new(BufWriter::with_capacity(64 << 10, writer));
-        let walked = add_folder(&mut archive, &root, Path::new(""), &exclude, 0)
-            .and_then(|()| archive.into_inner()?.flush());
-        if let Err(e) = walked {
-            // The reader sees a broken stream, so it cannot take a part for the whole.
-            let _ = tx.blocking_send(Err(e));
+        let done = match add_folder(&mut archive, &root, Path::new(""), &exclude, 0) {
+            Err(Fault::Unreadable(told)) => tell(&mut archive, &told),
+            Err(Fault::Torn(error)) => Err(error),
+            Ok(()) => Ok(()),
+        };
+        if let Err(error) =
+            done.and_then(|()| archive.finish()).and_then(|()| archive.get_mut().flush())
+        {
+            // Before the archive goes: it would write an end.
+            archive.get_mut().get_mut().is_shut = true;
+            let _ = tx.blocking_send(Err(error));
         }
         Ok(())
     })?);
     Ok(answer)
 }
 
-type Archive = Builder<BufWriter<BlockingWriter>>;
+type Archive = Builder<BufWriter<Gate>>;
+
+/// Lets nothing through any more once it is shut.
+struct Gate {
+    writer: BlockingWriter,
+    is_shut: bool,
+}
+
+impl Write for Gate {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_shut { Err(io::ErrorKind::BrokenPipe.into()) } else { self.writer.write(bytes) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+/// Why a walk ended early. Split by what the archive can still say.
+enum Fault {
+    /// Between two entries: something cannot be read. The text is for whoever owns the files.
+    Unreadable(String),
+    /// In the middle of an entry, or the reader is gone.
+    Torn(io::Error),
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Fault {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    // Without the number of the error, which says nothing to most.
+    let why = error.to_string();
+    let why = why.split(" (os error").next().unwrap_or(&why);
+    Fault::Unreadable(format!("`{}` cannot be read: {why}", path.display()))
+}
+
+/// Ends the archive with why it is not whole.
+fn tell(archive: &mut Archive, text: &str) -> io::Result<()> {
+    let record = pax_record(TAR_FAULT, text);
+    let mut header = Header::new_ustar();
+    header.set_entry_type(EntryType::XGlobalHeader);
+    header.set_path("fault")?;
+    header.set_size(record.len() as u64);
+    header.set_cksum();
+    archive.append(&header, record.as_bytes())
+}
+
+/// `LENGTH KEYWORD=VALUE\n`, where the length counts itself.
+fn pax_record(keyword: &str, value: &str) -> String {
+    let rest = keyword.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while length != rest + length.to_string().len() {
+        length = rest + length.to_string().len();
+    }
+    format!("{length} {keyword}={value}\n")
+}
 
 fn add_folder(
     archive: &mut Archive,
@@ -68,13 +133,15 @@ fn add_folder(
     inside: &Path,
     exclude: &[String],
     depth: usize,
-) -> io::Result<()> {
+) -> Result<(), Fault> {
     if depth > MAX_DEPTH {
-        return Err(io::Error::other("folders are too deep"));
+        let most = format!("more than {MAX_DEPTH} folders lie within each other");
+        return Err(unreadable(inside, &io::Error::other(most)));
     }
+    let failed = |error| unreadable(inside, &error);
     let mut names = Vec::new();
-    for item in fs::read_dir(root.join(inside))? {
-        names.push(item?.file_name());
+    for item in fs::read_dir(root.join(inside)).map_err(failed)? {
+        names.push(item.map_err(failed)?.file_name());
     }
     names.sort_unstable();
     for name in names {
@@ -101,7 +168,7 @@ fn is_excluded(path: &Path, exclude: &[String]) -> bool {
     })
 }
 
-fn add(archive: &mut Archive, root: &Path, path: &Path, found: &Metadata) -> io::Result<()> {
+fn add(archive: &mut Archive, root: &Path, path: &Path, found: &Metadata) -> Result<(), Fault> {
     let mut header = Header::new_ustar();
     header.set_mode(found.mode() & 0o777);
     header.set_uid(found.uid().into());
@@ -114,7 +181,7 @@ fn add(archive: &mut Archive, root: &Path, path: &Path, found: &Metadata) -> io:
     }
     if found.is_symlink() {
         header.set_entry_type(EntryType::Symlink);
-        let target = fs::read_link(root.join(path))?;
+        let target = fs::read_link(root.join(path)).map_err(|error| unreadable(path, &error))?;
         return append(archive, header, path, Some(&target), io::empty());
     }
     if !found.is_file() {
@@ -129,7 +196,7 @@ fn add(archive: &mut Archive, root: &Path, path: &Path, found: &Metadata) -> io:
     let file = match opened {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
+        Err(error) => return Err(unreadable(path, &error)),
     };
     // The length is promised by now: cut what grew, fill what shrank.
     append(archive, header, path, None, file.chain(io::repeat(0)).take(found.len()))
@@ -140,6 +207,14 @@ fn append(
     mut header: Header,
     path: &Path,
     link: Option<&Path>,
+    content: impl Read,
+) -> Result<(), Fault> {
+    append_entry(archive, (&mut header, path, link), content).map_err(Fault::Torn)
+}
+
+fn append_entry(
+    archive: &mut Archive,
+    (header, path, link): (&mut Header, &Path, Option<&Path>),
     content: impl Read,
 ) -> io::Result<()> {
     let mut long: Vec<(&str, &[u8])> = Vec::new();
@@ -157,7 +232,7 @@ fn append(
         archive.append_pax_extensions(long)?;
     }
     header.set_cksum();
-    archive.append(&header, content)
+    archive.append(header, content)
 }
 
 /// Stands in the header where the true path, in the extension before it, is too long.
@@ -169,17 +244,35 @@ fn short(path: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
-#[test]
-fn exclusion_is_by_beginning_or_by_name() {
-    let exclude = ["node_modules".to_owned(), "dist/cache/".to_owned(), String::new()];
-    for (path, excluded) in [
-        ("node_modules", true),
-        ("a/node_modules", true),
-        ("node_modules_old", false),
-        ("dist/cache/x", true),
-        ("dist/cached", false),
-        ("src/dist/cache", false),
-    ] {
-        assert_eq!(is_excluded(Path::new(path), &exclude), excluded, "{path}");
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exclusion_is_by_beginning_or_by_name() {
+        let exclude = ["node_modules".to_owned(), "dist/cache/".to_owned(), String::new()];
+        for (path, excluded) in [
+            ("node_modules", true),
+            ("a/node_modules", true),
+            ("node_modules_old", false),
+            ("dist/cache/x", true),
+            ("dist/cached", false),
+            ("src/dist/cache", false),
+        ] {
+            assert_eq!(is_excluded(Path::new(path), &exclude), excluded, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_keyword_is_the_one_that_is_read() {
+        assert_eq!(TAR_FAULT, miosa_types::guest::TAR_FAULT);
+    }
+
+    #[test]
+    fn a_record_counts_its_own_length() {
+        for value in ["", "a", &"b".repeat(80), &"c".repeat(85), &"d".repeat(86), "ü"] {
+            let record = pax_record("K", value);
+            let length = record.split(' ').next().unwrap();
+            assert_eq!(length.parse::<usize>().unwrap(), record.len(), "{record:?}");
+        }
     }
 }

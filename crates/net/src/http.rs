@@ -237,7 +237,9 @@ impl Stream for BodyStream {
                     }
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    return Poll::Ready(Some(Err(std::io::Error::other(error))));
+                    // Not `Other`: whoever parses what comes must tell a cut from nonsense.
+                    let aborted = std::io::ErrorKind::ConnectionAborted;
+                    return Poll::Ready(Some(Err(std::io::Error::new(aborted, error))));
                 }
                 Poll::Ready(None) => {
                     self.lease.end();

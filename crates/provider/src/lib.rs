@@ -216,7 +216,7 @@ pub struct Observed {
     pub ready_at: Option<Timestamp>,
     /// How often this workload's replicas were started again, over its whole life.
     pub restarts: u32,
-    /// Exits since a replica of this workload was last ready for 60 s.
+    /// Exits since a replica of this workload was last ready for [`plan::STABLE`].
     pub exits_in_a_row: u32,
     /// The last exit of this workload before this replica, if any.
     pub last_exit: Option<Exit>,

@@ -12,8 +12,9 @@ use miosa_types::InstanceId;
 
 use crate::When;
 
-/// Ready for that long ends a row of exits.
-pub const STABLE: Duration = Duration::from_mins(1);
+/// Ready for that long ends a row of exits: a crash loop is one of starts. An app that serves for
+/// a while and dies of something else each time is started again at once.
+pub const STABLE: Duration = Duration::from_secs(10);
 const FIRST_PAUSE_MS: u64 = 100;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 

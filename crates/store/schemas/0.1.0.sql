@@ -285,6 +285,7 @@ create table events (
     created_at_ms bigint not null
 );
 create index events_by_tenant on events (tenant_id, id);
+create index events_by_subject on events (subject_id, id);
 ----- 0002_domains.sql
 -- Domains that tenants bring for their deployments. Several tenants may claim one name; who
 -- proves that it is theirs holds it.

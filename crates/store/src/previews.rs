@@ -57,6 +57,8 @@ pub struct Preview {
     pub created_at: Timestamp,
     /// When it was changed last.
     pub updated_at: Timestamp,
+    /// When it was removed.
+    pub deleted_at: Option<Timestamp>,
 }
 
 const INSERT: &str = "
@@ -118,10 +120,11 @@ pub async fn list(
 
 const LIVE: &str = "
     select p.* from previews p join sandboxes s on s.id = p.sandbox_id
-    where p.deleted_at_ms is null and s.destroyed_at_ms is null
+    where s.destroyed_at_ms is null and (p.deleted_at_ms is null or p.visibility = 'private')
     order by p.sandbox_id, p.id";
 
-/// Previews of all sandboxes of every tenant: for routes, never for a caller.
+/// Previews of all sandboxes of every tenant, and the private ones that were removed, which keep
+/// their port closed: for routes, never for a caller.
 pub async fn live(db: &mut AnyConnection) -> Result<Vec<Preview>, Error> {
     let rows = sqlx::query(LIVE).fetch_all(db).await?;
     rows.iter().map(read).collect()
@@ -161,5 +164,6 @@ fn read(row: &AnyRow) -> Result<Preview, Error> {
         metadata: row::json(TABLE, row.try_get("metadata")?)?,
         created_at: row::time(TABLE, row.try_get("created_at_ms")?)?,
         updated_at: row::time(TABLE, row.try_get("updated_at_ms")?)?,
+        deleted_at: row::maybe_time(TABLE, row.try_get("deleted_at_ms")?)?,
     })
 }

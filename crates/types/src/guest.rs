@@ -16,6 +16,10 @@ use crate::secret::Secret;
 /// TCP port on which every guest listens.
 pub const PORT: u16 = 49_983;
 
+/// Keyword of the global pax record (POSIX `pax`, extended header) by which a guest tells that it
+/// could not read everything. An archive with it is to be refused with the record's text.
+pub const TAR_FAULT: &str = "GUEST.fault";
+
 /// Where one guest is and what lets us in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {

@@ -82,9 +82,10 @@ pub struct PutBranding {
     pub branding: Brand,
 }
 
-/// A brand, with both spellings of its name.
+/// A brand, with both spellings of its name. A field that it does not have is refused: it replaces
+/// the whole, so a misspelt one would clear what it was meant to set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Brand {
     /// Product name.
     pub name: Option<String>,

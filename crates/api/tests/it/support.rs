@@ -127,10 +127,11 @@ impl Platform {
         let mut bytes = vec![];
         loop {
             let frame = body.frame();
-            let frame = match is_endless {
-                // What it has to say at once; then it waits for events that never come here.
-                true => tokio::time::timeout(STREAM, frame).await.ok().flatten(),
-                false => frame.await,
+            // What a stream has to say at once; then it waits for events that never come here.
+            let frame = if is_endless {
+                tokio::time::timeout(STREAM, frame).await.ok().flatten()
+            } else {
+                frame.await
             };
             let Some(frame) = frame else { break };
             bytes.extend(frame.unwrap().into_data().unwrap_or_default());

@@ -1,12 +1,16 @@
 //! What must be refused, and what a repacked archive looks like.
 
-use std::path::Component;
+use std::{
+    io::{self, Read},
+    path::Component,
+};
 
 use miosa_artifact::{
     ArtifactStore,
     archive::{Error, Limits, Links, Repack, repack, walk},
     store_archive,
 };
+use miosa_types::guest::TAR_FAULT;
 use proptest::prelude::*;
 use tar::EntryType;
 use tokio_stream::StreamExt as _;
@@ -66,6 +70,47 @@ fn count_and_sizes_are_bounded() {
         Ok(())
     });
     assert!(read.is_err());
+}
+
+#[test]
+fn an_archive_that_tells_a_fault_is_refused_with_it() {
+    let record = format!("{} {TAR_FAULT}=`a\x1b[31m` cannot be read\n", 32 + TAR_FAULT.len() - 1);
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(EntryType::XGlobalHeader);
+    header.set_path("fault").unwrap();
+    header.set_size(record.len() as u64);
+    header.set_cksum();
+    let mut archive = tar::Builder::new(tar(&[Item::File("a", b"x")])[..1024].to_vec());
+    archive.append(&header, record.as_bytes()).unwrap();
+    match walk(&archive.into_inner().unwrap()[..], SMALL, INSIDE, |_| Ok(())) {
+        Err(Error::Refused { reason }) => assert_eq!(reason, "`a[31m` cannot be read"),
+        other => panic!("not refused: {other:?} {}", record.len()),
+    }
+}
+
+/// A reader that fails once everything before is read.
+struct ThenFails<'a>(&'a [u8]);
+
+impl Read for ThenFails<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 => Err(io::ErrorKind::ConnectionAborted.into()),
+            read => Ok(read),
+        }
+    }
+}
+
+#[test]
+fn what_follows_the_end_is_read_and_an_error_there_counts() {
+    let whole = tar(&[Item::File("a", b"x")]);
+    let read = walk(ThenFails(&whole), SMALL, INSIDE, |_| Ok(()));
+    assert!(matches!(read, Err(Error::Io { .. })), "{read:?}");
+    let mut padded = whole.clone();
+    padded.resize(whole.len() + 10_240, 0);
+    assert!(walk(&padded[..], SMALL, INSIDE, |_| Ok(())).is_ok(), "tar fills up its last block");
+    padded.resize(whole.len() + (2 << 20), 0);
+    let read = walk(&padded[..], SMALL, INSIDE, |_| Ok(()));
+    assert!(matches!(read, Err(Error::Refused { .. })), "{read:?}");
 }
 
 #[test]

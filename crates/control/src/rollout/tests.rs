@@ -65,6 +65,27 @@ fn wanting(version: u128, replicas: usize, serving: Option<(u128, bool)>) -> Des
 }
 
 #[test]
+fn a_failed_version_is_waited_for_while_it_is_tried_soon() {
+    let wanted =
+        |has_served, late_starts| Wanted { version: v(2), replicas: 1, has_served, late_starts };
+    let seen = |exits| {
+        let mut seen = state("p2 R1");
+        seen[0].exits_in_a_row = exits;
+        seen
+    };
+    for (wanted, exits, expected) in [
+        (wanted(true, 0), 5, true),
+        (wanted(true, 0), WORTH_WAITING - 1, true),
+        (wanted(true, 0), WORTH_WAITING, false),
+        (wanted(false, 0), 5, false),
+        (wanted(true, LATE_START_BUDGET), 5, false),
+    ] {
+        assert_eq!(is_tried_soon(wanted, &seen(exits)), expected, "{wanted:?} {exits}");
+    }
+    assert!(!is_tried_soon(wanted(true, 0), &state("R1")), "nothing of it is tried");
+}
+
+#[test]
 fn each_situation_has_its_actions() {
     let apply = Action::Apply { version: v(2), replicas: 2 };
     let scale = Action::Scale { version: v(2), replicas: 2 };

@@ -4,7 +4,7 @@ use std::{io::Read as _, path::Path};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use miosa_types::guest::{Error, Guest as _};
+use miosa_types::guest::{Error, Guest as _, TAR_FAULT};
 use tar::{Builder, EntryType, Header};
 
 use crate::support::{Running, body};
@@ -72,6 +72,30 @@ async fn a_tree_comes_back_as_it_was() {
     std::fs::write(guest.dir.path().join("a.tar"), &tar).unwrap();
     let theirs = guest.run("mkdir gnu && tar -C gnu -xf a.tar && diff -r copy gnu").await;
     assert_eq!(theirs.end, Some((0, false)), "{theirs:?}");
+}
+
+#[tokio::test]
+async fn a_part_is_never_taken_for_the_whole() {
+    let guest = Running::start().up().await;
+    let make = "mkdir -p site/aaa site/deep && cd site && for n in $(seq 300); do echo $n > aaa/$n; done \
+                && echo 1 > index.html && ln -s missing zzz && cd deep && for n in $(seq 300); do \
+                mkdir d && cd d || exit 1; done";
+    assert_eq!(guest.run(make).await.end, Some((0, false)));
+    let archive = pack(&guest, "site", &[]).await;
+    let last = Builder::new(Vec::new()).into_inner().unwrap();
+    assert!(archive.ends_with(&last), "it has an end, so that the fault before it is read");
+    let mut faults = vec![];
+    for entry in tar::Archive::new(&archive[..]).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        if entry.header().entry_type() == EntryType::XGlobalHeader {
+            let mut text = String::new();
+            entry.read_to_string(&mut text).unwrap();
+            faults.push(text);
+        }
+    }
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].contains(&format!(" {TAR_FAULT}=`deep/d/d/")), "{faults:?}");
+    assert!(faults[0].contains("more than 256 folders"), "{faults:?}");
 }
 
 #[tokio::test]

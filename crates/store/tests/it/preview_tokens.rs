@@ -47,6 +47,7 @@ async fn tokens_open_one_sandbox_until_they_end(bench: Bench) {
         metadata: Map::new(),
         created_at: bench.env.now(),
         updated_at: bench.env.now(),
+        deleted_at: None,
     };
     previews::insert(&mut db, &preview).await.unwrap();
     let short = token(&bench, &sandbox, Some(preview.id), 1);

@@ -28,6 +28,7 @@ async fn previews_belong_to_one_sandbox_of_one_tenant(bench: Bench) {
         metadata: Map::new(),
         created_at: now,
         updated_at: now,
+        deleted_at: None,
     };
     previews::insert(&mut db, &preview).await.unwrap();
     let found = previews::get(&mut db, one.tenant, one.id, preview.id).await.unwrap();
@@ -38,5 +39,13 @@ async fn previews_belong_to_one_sandbox_of_one_tenant(bench: Bench) {
     assert!(!previews::delete(&mut db, (other.tenant, one.id, preview.id), now).await.unwrap());
     assert!(previews::delete(&mut db, (one.tenant, one.id, preview.id), now).await.unwrap());
     assert!(previews::list(&mut db, one.tenant, one.id).await.unwrap().is_empty());
-    assert!(previews::live(&mut db).await.unwrap().is_empty());
+    // It was private, so its port stays closed.
+    let removed = Preview { deleted_at: Some(now), ..preview.clone() };
+    assert_eq!(previews::live(&mut db).await.unwrap(), from_ref(&removed));
+    let public =
+        Preview { id: bench.id(), visibility: previews::Visibility::Public, ..preview.clone() };
+    previews::insert(&mut db, &public).await.unwrap();
+    assert_eq!(previews::live(&mut db).await.unwrap(), [removed.clone(), public.clone()]);
+    assert!(previews::delete(&mut db, (one.tenant, one.id, public.id), now).await.unwrap());
+    assert_eq!(previews::live(&mut db).await.unwrap(), [removed]);
 }

@@ -148,6 +148,20 @@ async fn a_name_belongs_to_one_deployment_of_a_domain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn publishes_of_one_new_name_at_once_are_versions_of_one_deployment() {
+    let platform = Platform::start().await;
+    let tenant = platform.tenant("clinic").await;
+    let sandbox = platform.sandbox(tenant, SITE).await;
+    let publish = || platform.publish(tenant, &sandbox, "shop", Request::default());
+    let (a, b, c) = tokio::join!(publish(), publish(), publish());
+    let all = [a.unwrap(), b.unwrap(), c.unwrap()];
+    assert!(all.iter().all(|made| made.deployment.id == all[0].deployment.id));
+    let mut numbers: Vec<_> = all.iter().map(|made| made.version.number).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 2, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_build_is_told_and_the_old_version_keeps_serving() {
     let platform = Platform::start().await;
     let tenant = platform.tenant("clinic").await;

@@ -188,7 +188,7 @@ async fn a_crash_loop_of_the_only_version_is_failed_and_recovers_by_itself() {
     let platform = Platform::start().await;
     let (tenant, id, version) = running_app(&platform).await;
     platform.provider.set_auto(Auto::Running);
-    for _ in 0..5 {
+    let crash = async || {
         let instance = eventually("a running replica", async || {
             let replicas = platform.replicas(version);
             let is_up = |o: &&Observed| !matches!(o.phase, miosa_provider::Phase::Pending { .. });
@@ -200,9 +200,20 @@ async fn a_crash_loop_of_the_only_version_is_failed_and_recovers_by_itself() {
         })
         .await;
         platform.provider.exit_with(instance, Some(1), "cannot find module\n");
+    };
+    for _ in 0..5 {
+        crash().await;
     }
     let shown = platform.until_state(tenant, id, "failed").await;
     assert!(shown.deployment.failure.unwrap().contains("cannot find module"));
+    let availability = platform.edge.app(id).expect("it is routed").availability;
+    assert!(
+        matches!(availability, Availability::Starting { .. }),
+        "{availability:?}: worth a wait"
+    );
+    for _ in 0..3 {
+        crash().await;
+    }
     eventually("the failed page", async || {
         (platform.edge.app(id)?.availability == Availability::Failed).then_some(())
     })

@@ -9,7 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use miosa_provider::{Observed, Owner};
+use miosa_provider::{Observed, Owner, Phase};
 use miosa_store::{
     deployments::Deployment,
     instances::{self as rows, Instance},
@@ -40,12 +40,11 @@ impl Recorder {
     /// Writes what changed since the last time.
     pub(super) async fn observe(&self, world: &World) -> Result<(), miosa_store::Error> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut known = match known {
-            Some(known) => known,
-            None => {
-                let mut db = self.control.store.conn().await?;
-                rows::alive(&mut db).await?.into_iter().map(|row| (row.id, row)).collect()
-            }
+        let mut known = if let Some(known) = known {
+            known
+        } else {
+            let mut db = self.control.store.conn().await?;
+            rows::alive(&mut db).await?.into_iter().map(|row| (row.id, row)).collect()
         };
         let suspects = self.control.suspects.all();
         let now = self.control.env.now();
@@ -116,13 +115,17 @@ impl Recorder {
         Ok(())
     }
 
-    /// What is wanted again may fail again; what is gone is forgotten.
+    /// What is wanted again and still serves may fail again; what is gone is forgotten. One that
+    /// ends already was told to, whatever is wanted now.
     pub(super) fn forget_told(&self, world: &World, all: &[Deployment]) {
         let is_on = |d: &&Deployment| !d.is_stopped && d.deleted_at.is_none();
         let wanted: BTreeSet<_> =
             all.iter().filter(is_on).filter_map(|d| d.active_version).collect();
         let is_going = |o: &&Observed| match o.owner {
-            Owner::Version(version) => !wanted.contains(&version),
+            Owner::Version(version) => {
+                let ends = matches!(o.phase, Phase::Draining { .. } | Phase::Exited { .. });
+                ends || !wanted.contains(&version)
+            }
             _ => false,
         };
         let going: BTreeSet<_> =
