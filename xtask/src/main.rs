@@ -3,8 +3,8 @@
 //! `tidy` reads the workspace and fails with one line for each fault, so that a fault is found
 //! before a review: crate arrows point down, files stay short and say what they are for, product
 //! words stay where they belong, documented paths exist. `licences` does the same for what the
-//! platform is built from. `generate` writes what is made from the source and committed; a test
-//! of `miosa-api` fails while that is stale.
+//! platform is built from. `generate` writes what is made from the source and committed; tests
+//! of `miosa-api` and `miosa-cli` fail while that is stale.
 
 mod arrows;
 mod files;
@@ -35,17 +35,26 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Writes `docs/openapi.json`. The API is built for it here, so that `tidy` needs no build of it.
+/// Writes what describes the platform to programs. It is built for that here, so that `tidy`
+/// needs no build of it.
 fn generate(root: &Path) -> anyhow::Result<Vec<String>> {
+    let api = ["run", "--quiet", "-p", "miosa-api", "--example", "openapi"];
+    fs_err::write(root.join("docs/openapi.json"), printed(root, &api)?)?;
+    let schema = ["run", "--quiet", "-p", "miosa-cli", "--", "config", "schema"];
+    fs_err::write(root.join("docs/config.schema.json"), printed(root, &schema)?)?;
+    Ok(vec![])
+}
+
+/// What a program of the workspace prints.
+fn printed(root: &Path, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["run", "--quiet", "-p", "miosa-api", "--example", "openapi"])
+        .args(arguments)
         .current_dir(root)
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("cargo run")?;
-    anyhow::ensure!(output.status.success(), "the API's description could not be made");
-    fs_err::write(root.join("docs/openapi.json"), output.stdout)?;
-    Ok(vec![])
+    anyhow::ensure!(output.status.success(), "`cargo {}` failed", arguments.join(" "));
+    Ok(output.stdout)
 }
 
 /// The workspace's folder.

@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod completions;
+pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod sandbox;
@@ -17,13 +18,13 @@ use miosa_client::Client;
 use miosa_types::Secret;
 use serde_json::Value;
 
-use crate::supervisor::Ready;
+use crate::{settings::DATA_DIR_ENV, supervisor::Ready};
 
 /// Which installation, and how to answer.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Target {
     /// Data folder of the platform.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/miosa")]
+    #[arg(long, value_name = "DIR", env = DATA_DIR_ENV, default_value = "/var/lib/miosa")]
     pub(crate) data_dir: PathBuf,
     /// Print JSON.
     #[arg(long)]

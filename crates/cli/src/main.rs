@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use settings::{Options, Settings};
+use settings::{ControlOptions, EdgeOptions, Options, Settings};
 
 /// A self-hosted, white-label application platform.
 #[derive(Debug, Parser)]
@@ -58,6 +58,9 @@ enum Command {
     #[command(after_help = "Example:\n  miosa doctor --data-dir /srv/miosa\n\n\
         Exit code 1: the platform cannot run here yet.")]
     Doctor(commands::doctor::Arguments),
+    /// Check a configuration file, print its schema.
+    #[command(subcommand)]
+    Config(commands::config::Command),
     /// Build and list templates.
     #[command(subcommand)]
     Template(commands::template::Command),
@@ -86,10 +89,10 @@ enum Command {
     Completions(commands::completions::Arguments),
     /// Run the edge alone (`up` does this for you).
     #[command(after_help = "Example:\n  miosa edge --data-dir /srv/miosa --https 0.0.0.0:443")]
-    Edge(Options),
+    Edge(EdgeOptions),
     /// Run control alone (`up` does this for you).
     #[command(after_help = "Example:\n  miosa control --data-dir /srv/miosa")]
-    Control(Options),
+    Control(ControlOptions),
 }
 
 impl Command {
@@ -122,14 +125,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             commands::doctor::require(&settings.data_dir)?;
             supervisor::run(&settings)?;
         }
-        Command::Edge(options) => roles::edge::run(&Settings::load(&options)?)?,
+        Command::Edge(options) => roles::edge::run(&Settings::load(&options.into())?)?,
         Command::Control(options) => {
             roles::require_root("control")?;
-            roles::control::run(&Settings::load(&options)?)?;
+            roles::control::run(&Settings::load(&options.into())?)?;
         }
         Command::Down(arguments) => commands::down::run(&arguments)?,
         Command::Status(arguments) => commands::status::run(&arguments)?,
         Command::Doctor(arguments) => commands::doctor::run(&arguments)?,
+        Command::Config(command) => commands::config::run(&command)?,
         Command::Template(command) => commands::template::run(&command)?,
         Command::Tenant(command) => commands::tenant::run(&command)?,
         Command::Completions(arguments) => {

@@ -1,154 +1,34 @@
-//! Settings of one installation: command line over configuration file over defaults.
+//! Settings of one installation: command line over environment over configuration file over
+//! defaults.
 //!
-//! The three roles take the same options, so that a child is told exactly what its parent was.
-//! An unknown key in the file is an error: a misspelt setting must not be silently ignored.
+//! Promises: what is wrong is told all at once and by name, with the line where there is one; an
+//! unknown key in the file is an error, for a misspelt setting must not be silently ignored; a
+//! child is told exactly what its parent was.
+
+mod file;
+mod options;
+mod read;
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    net::SocketAddr,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
-use clap::{
-    Args,
-    builder::{StringValueParser, TypedValueParser as _},
-};
 use miosa_control::PoolTarget;
-use miosa_types::{Secret, host::Domains, name::parse_domain, size::Tier};
-use serde::Deserialize;
+use miosa_types::{Secret, host::Domains, name::parse_domain};
+use serde::Serialize;
+use serde_json::Value;
+
+pub(crate) use file::{File, schema_text};
+pub(crate) use options::{
+    CACHE_DIR_ENV, CONFIG_ENV, ControlOptions, DATA_DIR_ENV, DATABASE_ENV, EdgeOptions, Options,
+};
+pub(crate) use read::Problem;
 
 use crate::supervisor::Sockets;
-
-/// How control is told the database: a command line can be read by every user of the machine.
-pub(crate) const DATABASE_ENV: &str = "MIOSA_DATABASE";
-
-/// Options of `up`, `edge` and `control`.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct Options {
-    /// Folder of durable data; made if missing. Not on an overlay filesystem.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/miosa")]
-    pub(crate) data_dir: PathBuf,
-    /// Database: `postgres://…`; without it a SQLite file in the data folder. A URL with a
-    /// password belongs into the configuration file or the environment, which only root reads.
-    #[arg(long, value_name = "URL", env = DATABASE_ENV, hide_env_values = true, value_parser = StringValueParser::new().map(Secret::new))]
-    pub(crate) database: Option<Secret>,
-    /// Address for plain HTTP: the API on this machine, redirects to HTTPS. Port 0 picks one.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    pub(crate) http: SocketAddr,
-    /// Address for HTTPS: apps, previews, console, API.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443")]
-    pub(crate) https: SocketAddr,
-    /// Address for `/metrics`; keep it private.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
-    pub(crate) admin: SocketAddr,
-    /// Domain of API and console.
-    #[arg(long, value_name = "DOMAIN", default_value = "miosa.localhost")]
-    pub(crate) base_domain: String,
-    /// Domain of apps and previews; another site than the base domain.
-    #[arg(long, value_name = "DOMAIN", default_value = "apps.localhost")]
-    pub(crate) apps_domain: String,
-    /// Folder of templates, shared by data folders.
-    #[arg(long, value_name = "DIR", default_value = "/var/cache/miosa")]
-    pub(crate) cache_dir: PathBuf,
-    /// Remove every workload and host object at the end.
-    #[arg(long)]
-    pub(crate) ephemeral: bool,
-    /// Configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-}
-
-impl Options {
-    /// Defaults, for commands that only need the folders.
-    pub(crate) fn for_data_dir(data_dir: &std::path::Path) -> Self {
-        Self {
-            data_dir: data_dir.to_owned(),
-            database: None,
-            http: ([127, 0, 0, 1], 0).into(),
-            https: ([127, 0, 0, 1], 0).into(),
-            admin: ([127, 0, 0, 1], 0).into(),
-            base_domain: "miosa.localhost".into(),
-            apps_domain: "apps.localhost".into(),
-            cache_dir: "/var/cache/miosa".into(),
-            ephemeral: false,
-            config: None,
-        }
-    }
-}
-
-/// The configuration file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct File {
-    /// URL of the database, as `--database` (since 0.1).
-    pub(crate) database: Option<Secret>,
-    pub(crate) domains: DomainsSection,
-    pub(crate) edge: EdgeSection,
-    pub(crate) sandbox: SandboxSection,
-    pub(crate) pool: PoolSection,
-}
-
-/// `[domains]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct DomainsSection {
-    /// Resolver for names that tenants bring; the host's if not given (since 0.1).
-    pub(crate) resolver: Option<SocketAddr>,
-    /// Addresses that visitors reach this machine at, for names that are no CNAME (since 0.1).
-    pub(crate) addresses: Vec<IpAddr>,
-}
-
-/// `[edge]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct EdgeSection {
-    /// Serve apps on plain HTTP instead of answering 308 (since 0.1).
-    pub(crate) plain_http: bool,
-}
-
-/// `[sandbox]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct SandboxSection {
-    /// Mount the host's CA bundle where it trusts more than the distribution (since 0.1).
-    pub(crate) trust_host_ca: bool,
-    /// Template of a sandbox that names none (since 0.1).
-    pub(crate) default_template: String,
-}
-
-impl Default for SandboxSection {
-    fn default() -> Self {
-        Self { trust_host_ca: true, default_template: "miosa-sandbox".into() }
-    }
-}
-
-/// `[pool]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct PoolSection {
-    /// Warm slots to keep (since 0.1).
-    pub(crate) targets: Vec<PoolEntry>,
-}
-
-/// One `[[pool.targets]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct PoolEntry {
-    /// Template name.
-    pub(crate) template: String,
-    /// Size tier.
-    pub(crate) size: Tier,
-    /// How many slots.
-    pub(crate) count: u32,
-}
-
-impl Default for PoolSection {
-    fn default() -> Self {
-        let entry = |size, count| PoolEntry { template: "miosa-sandbox".into(), size, count };
-        Self { targets: vec![entry(Tier::Xs, 1), entry(Tier::Small, 2)] }
-    }
-}
 
 /// Everything, checked.
 #[derive(Clone, Debug)]
@@ -164,44 +44,143 @@ pub(crate) struct Settings {
     pub(crate) apps_domain: String,
     pub(crate) ephemeral: bool,
     pub(crate) config: Option<PathBuf>,
+    /// What only the file sets.
     pub(crate) file: File,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Source {
+    /// Command line or environment.
+    Environment,
+    File,
+    Default,
+}
+
+/// One setting as it would take effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Effect {
+    pub(crate) value: Value,
+    pub(crate) source: Source,
+}
+
+/// What command line, environment and file say together.
+#[derive(Clone, Debug)]
+pub(crate) struct Checked {
+    /// What is wrong; empty: everything can be used.
+    pub(crate) problems: Vec<Problem>,
+    /// Every setting by its key. A value of a line that is wrong is its default.
+    pub(crate) effects: BTreeMap<String, Effect>,
+    file: File,
+}
+
+/// Merges and checks. Pure but for the file's text, which is an argument.
+pub(crate) fn check(options: &Options, text: &str) -> Checked {
+    let read::Read { mut file, given, mut problems } = read::read(text);
+    let over = options.put_over(&mut file);
+    let source = |key: &str| match (over.contains(&key), given.contains_key(key)) {
+        (true, _) => Source::Environment,
+        (false, true) => Source::File,
+        (false, false) => Source::Default,
+    };
+    for (key, message) in faults(&mut file) {
+        // A value that does not come from the file has no line.
+        let line = given.get(key).copied().filter(|_| source(key) == Source::File);
+        problems.push(Problem { line, key: Some(key.to_owned()), message });
+    }
+    let mut leaves = BTreeMap::new();
+    flatten(&serde_json::to_value(&file).unwrap_or_default(), "", &mut leaves);
+    let effects = leaves.into_iter().map(|(key, value)| {
+        let source = source(&key);
+        (key, Effect { value, source })
+    });
+    Checked { effects: effects.collect(), problems, file }
+}
+
+/// What is wrong with values that can be read, by key. Domains get their one form.
+fn faults(file: &mut File) -> Vec<(&'static str, String)> {
+    let mut faults = Vec::new();
+    for (key, domain) in
+        [("base_domain", &mut file.base_domain), ("apps_domain", &mut file.apps_domain)]
+    {
+        match parse_domain(domain) {
+            Ok(parsed) => *domain = parsed,
+            Err(error) => faults.push((key, format!("`{key}`: {error}"))),
+        }
+    }
+    if file.base_domain == file.apps_domain {
+        let why = "`base_domain` and `apps_domain` must differ: apps must not share a site with the console";
+        faults.push(("apps_domain", why.to_owned()));
+    }
+    let is_known = |url: &Secret| {
+        ["postgres://", "postgresql://"].iter().any(|scheme| url.expose().starts_with(scheme))
+    };
+    if !file.database.as_ref().is_none_or(is_known) {
+        // Not shown: it may hold a password.
+        let why = "the `database` must be a URL like postgres://user@host/name";
+        faults.push(("database", why.to_owned()));
+    }
+    let targets = &file.pool.targets;
+    for (n, target) in targets.iter().enumerate() {
+        let twin =
+            |one: &file::PoolEntry| (&one.template, one.size) == (&target.template, target.size);
+        let name = format!("`pool.targets`: {} of size {}", target.template, target.size.as_str());
+        if target.count > file::MOST_SLOTS {
+            faults.push(("pool.targets", format!("{name}: at most {} slots", file::MOST_SLOTS)));
+        }
+        if targets[..n].iter().any(twin) {
+            faults.push(("pool.targets", format!("{name} is there twice")));
+        }
+    }
+    faults
+}
+
+/// Settings by their full names; a list is one setting.
+fn flatten(value: &Value, prefix: &str, leaves: &mut BTreeMap<String, Value>) {
+    let Value::Object(fields) = value else {
+        leaves.insert(prefix.to_owned(), value.clone());
+        return;
+    };
+    for (key, value) in fields {
+        let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        flatten(value, &name, leaves);
+    }
+}
+
+/// The text of a configuration file; of none, nothing.
+pub(crate) fn read_text(config: Option<&Path>) -> anyhow::Result<String> {
+    let Some(path) = config else { return Ok(String::new()) };
+    fs_err::read_to_string(path).context("the configuration file cannot be read")
 }
 
 impl Settings {
     /// Reads the file and checks everything.
     pub(crate) fn load(options: &Options) -> anyhow::Result<Self> {
-        let file = match &options.config {
-            None => File::default(),
-            Some(path) => {
-                let text = fs_err::read_to_string(path)?;
-                toml::from_str(&text)
-                    .with_context(|| format!("{} cannot be used", path.display()))?
+        let config = options.folder.config.as_deref();
+        let Checked { problems, file, .. } = check(options, &read_text(config)?);
+        if !problems.is_empty() {
+            let list: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            let list = list.join("; ");
+            match config {
+                // A problem without a line is not the file's.
+                Some(path) if problems.iter().any(|problem| problem.line.is_some()) => {
+                    anyhow::bail!("{} cannot be used: {list}", path.display())
+                }
+                _ => anyhow::bail!("{list}"),
             }
-        };
-        let base_domain = parse_domain(&options.base_domain).context("--base-domain")?;
-        let apps_domain = parse_domain(&options.apps_domain).context("--apps-domain")?;
-        anyhow::ensure!(
-            base_domain != apps_domain,
-            "--base-domain and --apps-domain must differ: apps must not share a site with the console"
-        );
-        let database = options.database.clone().or_else(|| file.database.clone());
-        if let Some(url) = &database {
-            let is_known =
-                ["postgres://", "postgresql://"].iter().any(|s| url.expose().starts_with(s));
-            // Not shown: it may hold a password.
-            anyhow::ensure!(is_known, "the database must be a URL like postgres://user@host/name");
         }
         Ok(Self {
-            data_dir: std::path::absolute(&options.data_dir)?,
-            database,
-            cache_dir: std::path::absolute(&options.cache_dir)?,
-            http: options.http,
-            https: options.https,
-            admin: options.admin,
-            base_domain,
-            apps_domain,
-            ephemeral: options.ephemeral,
-            config: options.config.as_deref().map(std::path::absolute).transpose()?,
+            data_dir: std::path::absolute(&file.data_dir)?,
+            database: file.database.clone(),
+            cache_dir: std::path::absolute(&file.cache_dir)?,
+            http: file.http,
+            https: file.https,
+            admin: file.admin,
+            base_domain: file.base_domain.clone(),
+            apps_domain: file.apps_domain.clone(),
+            ephemeral: file.ephemeral,
+            config: config.map(std::path::absolute).transpose()?,
             file,
         })
     }
@@ -222,19 +201,28 @@ impl Settings {
         bound
     }
 
-    /// The command line that gives a child these settings, but for the database.
-    pub(crate) fn to_arguments(&self) -> Vec<OsString> {
-        let mut arguments: Vec<OsString> = Vec::new();
-        let mut push = |flag: &str, value: OsString| arguments.extend([flag.into(), value]);
-        push("--data-dir", self.data_dir.clone().into());
-        push("--cache-dir", self.cache_dir.clone().into());
-        push("--http", self.http.to_string().into());
-        push("--https", self.https.to_string().into());
-        push("--admin", self.admin.to_string().into());
-        push("--base-domain", self.base_domain.clone().into());
-        push("--apps-domain", self.apps_domain.clone().into());
+    /// The command line that gives the edge these settings. Not the file: all that it needs is
+    /// here, and a file that has since been spoilt must not keep a new edge from serving.
+    pub(crate) fn edge_arguments(&self) -> Vec<OsString> {
+        line([
+            ("--data-dir", self.data_dir.clone().into()),
+            ("--http", self.http.to_string().into()),
+            ("--https", self.https.to_string().into()),
+        ])
+    }
+
+    /// The command line that gives control these settings, but for the database.
+    pub(crate) fn control_arguments(&self) -> Vec<OsString> {
+        let mut arguments = line([
+            ("--data-dir", self.data_dir.clone().into()),
+            ("--cache-dir", self.cache_dir.clone().into()),
+            ("--https", self.https.to_string().into()),
+            ("--admin", self.admin.to_string().into()),
+            ("--base-domain", self.base_domain.clone().into()),
+            ("--apps-domain", self.apps_domain.clone().into()),
+        ]);
         if let Some(config) = &self.config {
-            push("--config", config.clone().into());
+            arguments.extend(line([("--config", config.clone().into())]));
         }
         arguments
     }
@@ -248,7 +236,7 @@ impl Settings {
     }
 
     pub(crate) fn pool(&self) -> Vec<PoolTarget> {
-        let target = |entry: &PoolEntry| PoolTarget {
+        let target = |entry: &file::PoolEntry| PoolTarget {
             template: entry.template.clone(),
             size: entry.size.size(),
             count: entry.count,
@@ -308,60 +296,9 @@ impl Settings {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Cli {
-        #[command(flatten)]
-        options: Options,
-    }
-
-    fn parse(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Options {
-        let first: OsString = "up".into();
-        let rest = arguments.into_iter().map(Into::into);
-        Cli::try_parse_from(std::iter::once(first).chain(rest)).unwrap().options
-    }
-
-    #[test]
-    fn a_child_gets_what_its_parent_has() {
-        let options = parse(["--data-dir", "/d", "--http", "127.0.0.1:0", "--apps-domain", "A.b"]);
-        let settings = Settings::load(&options).unwrap();
-        let again = Settings::load(&parse(settings.to_arguments())).unwrap();
-        assert_eq!(format!("{settings:?}"), format!("{again:?}"));
-        assert_eq!(again.apps_domain, "a.b");
-    }
-
-    #[test]
-    fn the_command_line_goes_before_the_file_and_no_password_is_shown() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("miosa.toml");
-        std::fs::write(&config, "database = \"postgres://u:hidden@file/d\"").unwrap();
-        let config: OsString = config.into();
-        let file = parse(["--config".into(), config.clone()]);
-        let both = [OsString::from("--config"), config, "--database".into()];
-        let both = parse(both.into_iter().chain(["postgres://u:hidden@line/d".into()]));
-        for (options, host) in [(file, "@file"), (both, "@line")] {
-            let settings = Settings::load(&options).unwrap();
-            assert!(settings.database.as_ref().unwrap().expose().contains(host), "{host}");
-            let shown = format!("{options:?} {settings:?} {:?}", settings.to_arguments());
-            assert!(!shown.contains("hidden"), "{shown}");
-        }
-    }
-
-    #[test]
-    fn what_is_misspelt_is_named() {
-        let error = toml::from_str::<File>("[pool]\ntarget = []").unwrap_err().to_string();
-        assert!(error.contains("unknown field `target`"), "{error}");
-        let options = parse(["--base-domain", "apps.localhost"]);
-        assert!(Settings::load(&options).unwrap_err().to_string().contains("must differ"));
-        let options = parse(["--database", "mysql://u:hidden@h/d"]);
-        let error = Settings::load(&options).unwrap_err().to_string();
-        assert!(error.contains("postgres://") && !error.contains("hidden"), "{error}");
-        let text = "[[pool.targets]]\ntemplate = \"t\"\nsize = \"small\"\ncount = 3";
-        assert_eq!(toml::from_str::<File>(text).unwrap().pool.targets[0].count, 3);
-    }
+fn line<const N: usize>(options: [(&str, OsString); N]) -> Vec<OsString> {
+    options.into_iter().flat_map(|(option, value)| [option.into(), value]).collect()
 }
+
+#[cfg(test)]
+mod tests;

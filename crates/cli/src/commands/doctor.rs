@@ -7,7 +7,7 @@ use miosa_provider::Missing;
 use serde_json::json;
 
 use super::block_on;
-use crate::logging::result;
+use crate::{logging::result, settings::DATA_DIR_ENV};
 
 /// How a hint begins that names a package.
 const INSTALL: &str = "apt-get install ";
@@ -16,7 +16,7 @@ const INSTALL: &str = "apt-get install ";
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Arguments {
     /// Data folder of the platform, made or not.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/miosa")]
+    #[arg(long, value_name = "DIR", env = DATA_DIR_ENV, default_value = "/var/lib/miosa")]
     data_dir: PathBuf,
     /// Print JSON.
     #[arg(long)]

@@ -17,7 +17,7 @@ use crate::{
     bootstrap,
     logging::{progress, result},
     roles,
-    settings::{Options, Settings},
+    settings::{DATA_DIR_ENV, Options, Settings},
     supervisor,
 };
 
@@ -25,7 +25,7 @@ use crate::{
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Arguments {
     /// Data folder of the platform.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/miosa")]
+    #[arg(long, value_name = "DIR", env = DATA_DIR_ENV, default_value = "/var/lib/miosa")]
     data_dir: PathBuf,
     /// Print JSON.
     #[arg(long)]

@@ -11,6 +11,7 @@ use super::{Target, block_on, client, table::table, text};
 use crate::{
     logging::{progress, result},
     roles::require_root,
+    settings::CACHE_DIR_ENV,
     supervisor,
 };
 
@@ -32,7 +33,7 @@ pub(crate) struct Build {
     /// The file (TOML); without one the default template is built.
     file: Option<PathBuf>,
     /// Folder of templates.
-    #[arg(long, value_name = "DIR", default_value = "/var/cache/miosa")]
+    #[arg(long, value_name = "DIR", env = CACHE_DIR_ENV, default_value = "/var/cache/miosa")]
     cache_dir: PathBuf,
     /// Print JSON.
     #[arg(long)]
@@ -46,7 +47,7 @@ pub(crate) struct List {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Folder of templates, looked at if no platform is asked.
-    #[arg(long, value_name = "DIR", default_value = "/var/cache/miosa")]
+    #[arg(long, value_name = "DIR", env = CACHE_DIR_ENV, default_value = "/var/cache/miosa")]
     cache_dir: PathBuf,
     /// Print JSON.
     #[arg(long)]

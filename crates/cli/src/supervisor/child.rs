@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use tokio::time::Instant;
 
 use super::{sockets::Sockets, sys};
-use crate::settings::{DATABASE_ENV, Settings};
+use crate::settings::{CONFIG_ENV, DATABASE_ENV, Settings};
 
 /// Which child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,16 +62,18 @@ pub(super) fn spawn(
 ) -> anyhow::Result<Child> {
     let ready = sys::Pipe::new()?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg(role.name()).args(settings.to_arguments()).stdin(Stdio::null());
+    command.arg(role.name()).stdin(Stdio::null());
     let mut fds = vec![sys::raw(&ready.write), sys::raw(&lifeline.read)];
     command.env("READY_FD", fds[0].to_string()).env("SUPERVISOR_FD", fds[1].to_string());
     match role {
         Role::Edge => {
-            command.env_remove(DATABASE_ENV);
+            command.args(settings.edge_arguments());
+            command.env_remove(DATABASE_ENV).env_remove(CONFIG_ENV);
             pass(&mut command, &mut fds, "EDGE_LISTEN_HTTP", &sockets.http);
             pass(&mut command, &mut fds, "EDGE_LISTEN_HTTPS", &sockets.https);
         }
         Role::Control => {
+            command.args(settings.control_arguments());
             if let Some(url) = &settings.database {
                 command.env(DATABASE_ENV, url.expose());
             }

@@ -51,11 +51,45 @@ fn what_cannot_be_read_is_explained() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("config.toml");
     std::fs::write(&config, "[pol]\n").unwrap();
-    let (code, _, error) = run(&["edge", "--config", config.to_str().unwrap()]);
-    assert_eq!(code, Some(1));
-    assert!(error.contains("unknown field `pol`"), "{error}");
+    let outcome = run(&["edge", "--config", config.to_str().unwrap()]);
+    assert_explained(&outcome, &["config.toml", "line 1", "`pol`", "did you mean `pool`?"]);
     let outcome = run(&["up", "--base-domain", "apps.localhost"]);
     assert_explained(&outcome, &["must differ"]);
+}
+
+#[test]
+fn a_configuration_is_checked_before_it_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("miosa.toml");
+    let check = |text: &str, variables: &[(&str, &str)]| {
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_miosa"));
+        command.args(["config", "check", "--json"]).arg(&file).env_remove("MIOSA_CACHE_DIR");
+        let (code, out, error) = finish(command.envs(variables.iter().copied()));
+        let answer: Value = serde_json::from_str(&out).unwrap_or_default();
+        (code, answer, error)
+    };
+    let (code, answer, error) =
+        check("http = '127.0.0.1:81'\nhttps = '127.0.0.1:82'", &[("MIOSA_HTTPS", "127.0.0.1:83")]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert_eq!(answer["ok"], true);
+    for (key, value, source) in [
+        ("http", "127.0.0.1:81", "file"),
+        ("https", "127.0.0.1:83", "environment"),
+        ("cache_dir", "/var/cache/miosa", "default"),
+    ] {
+        assert_eq!(answer["settings"][key]["value"], value);
+        assert_eq!(answer["settings"][key]["source"], source);
+    }
+    let (code, answer, _) = check("htp = '127.0.0.1:81'\n\nadmin = 'x'", &[]);
+    assert_eq!((code, &answer["ok"]), (Some(1), &false.into()));
+    assert_eq!(answer["problems"][0]["line"], 1);
+    assert_eq!(answer["problems"][1]["key"], "admin");
+    let outcome = run(&["config", "check", "/nonexistent.toml"]);
+    assert_explained(&outcome, &["/nonexistent.toml"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_miosa"));
+    let outcome = finish(command.args(["config", "check"]).env("MIOSA_HTTP", "nonsense"));
+    assert_explained(&outcome, &["the environment", "nonsense", "--http"]);
 }
 
 #[test]
