@@ -1,7 +1,8 @@
 //! Who may call: Bearer keys, the acting tenant, scopes.
 //!
 //! Promises: everything under `/api/v1` needs a key with the scope that [`crate::openapi`] names,
-//! whatever a handler does; an ordinary key acts for its own tenant only; the operator's for
+//! whatever a handler does; a key that asks too often is refused before anything else is done for
+//! it ([`crate::limits`]); an ordinary key acts for its own tenant only; the operator's for
 //! tenant `default`, or for the one that `X-MIOSA-Tenant` names.
 
 use axum::{
@@ -49,6 +50,7 @@ pub fn new_key(env: &Env, tenant: TenantId, name: &str, is_operator: bool) -> Ne
         scopes: vec!["*".to_owned()],
         is_operator,
         created_at: env.now(),
+        rate_limit_rpm: None,
         last_used_at: None,
         expires_at: None,
         revoked_at: None,
@@ -73,7 +75,9 @@ pub async fn layer(State(state): State<AppState>, mut request: Request, next: Ne
         Ok(caller) => caller,
         Err(error) => return error.into_response(),
     };
-    if let Err(error) = caller.may(access) {
+    // Counted before it is refused for another reason: asking is what costs.
+    let counted = state.limits.count(&caller, state.control.env.now());
+    if let Err(error) = counted.and_then(|()| caller.may(access)) {
         return error.into_response();
     }
     request.extensions_mut().insert(caller);
@@ -156,6 +160,7 @@ async fn identify(state: &AppState, headers: &HeaderMap) -> Result<Caller, Error
         tenant_slug: tenant.slug.to_string(),
         key: key.id,
         is_operator: key.is_operator,
+        rate_limit_rpm: key.rate_limit_rpm,
         scopes: key.scopes,
     })
 }
@@ -220,6 +225,7 @@ mod tests {
             tenant_slug: "t".to_owned(),
             key: ApiKeyId::from_uuid(Env::system().uuid()),
             is_operator: false,
+            rate_limit_rpm: None,
             scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
         }
     }

@@ -1,5 +1,7 @@
 //! Who is asking.
 
+use std::num::NonZeroU32;
+
 use miosa_types::{ApiKeyId, TenantId};
 
 /// An authenticated caller, acting for exactly one tenant.
@@ -13,6 +15,8 @@ pub struct Caller {
     pub key: ApiKeyId,
     /// Whether the key is the operator's.
     pub is_operator: bool,
+    /// Requests per minute that were set for the key.
+    pub rate_limit_rpm: Option<NonZeroU32>,
     /// What the key may do; `*` is everything.
     pub scopes: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! The one error type that crosses the HTTP boundary, and its rendering.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -127,6 +127,16 @@ pub enum Error {
         /// When to ask again.
         retry_after_ms: u64,
     },
+    /// Asked more often than it may (429).
+    #[error("this {what} may make {rpm} requests a minute; ask again in {} s", seconds(*wait))]
+    TooMany {
+        /// `key` or `organization`.
+        what: &'static str,
+        /// Requests per minute.
+        rpm: u32,
+        /// When to ask again.
+        wait: Duration,
+    },
     /// A fault of ours. The caller sees only that, and the request id.
     #[error("internal error")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -149,6 +159,7 @@ impl Error {
             Self::Conflict { code, .. } | Self::Exists { code, .. } => (StatusCode::CONFLICT, code),
             Self::Gone { .. } => (StatusCode::GONE, "GONE"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE"),
+            Self::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded"),
             Self::Busy { code: FILES_AWAY, .. } => (StatusCode::BAD_GATEWAY, FILES_AWAY),
             Self::Busy { code, .. } => (StatusCode::SERVICE_UNAVAILABLE, code),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
@@ -159,6 +170,11 @@ impl Error {
 /// Code of a sandbox whose files cannot be reached; 502, by which command-line tools know that
 /// they may try another way.
 pub(crate) const FILES_AWAY: &str = "SANDBOX_FILE_AGENT_UNAVAILABLE";
+
+/// Whole seconds after which it is surely time.
+pub(crate) fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
 
 /// Some kinds have a code that SDKs know.
 fn not_found_code(kind: &str) -> &'static str {

@@ -1,10 +1,12 @@
 //! `/api-keys`.
 //!
-//! Promises: a key is shown once; a key cannot make one that may do more than itself; the
+//! Promises: a key is shown once; a key cannot make one that may do more than itself, or more
+//! often; the
 //! operator's key is not listed and cannot be revoked here.
 
+use std::num::NonZeroU32;
+
 use axum::{Router, extract::State, http::StatusCode, routing::get};
-use jiff::Timestamp;
 use miosa_store::api_keys::{self, ApiKey};
 use miosa_types::ApiKeyId;
 use miosa_wire::{
@@ -14,6 +16,8 @@ use miosa_wire::{
 
 use crate::{AppState, Caller, Error, Json, Path, auth, tenants::check_name};
 
+/// Highest rate of one key.
+const MAX_RPM: u32 = 1_000_000;
 /// Most scopes of one key.
 const MAX_SCOPES: usize = 64;
 
@@ -39,10 +43,11 @@ async fn create(
             message: "must be in the future".to_owned(),
         });
     }
+    key.row.rate_limit_rpm = rate(&state, &caller, new.rate_limit_rpm)?;
     key.row.scopes = scopes;
     key.row.expires_at = new.expires_at;
     api_keys::insert(&mut *state.control.store.conn().await?, &key.row).await?;
-    let mut answer = render(&key.row, env.now());
+    let mut answer = render(&state, &key.row);
     answer.key = Some(key.key.expose().to_owned());
     answer.token.clone_from(&answer.key);
     Ok((StatusCode::CREATED, Json(Data::new(answer))))
@@ -53,8 +58,7 @@ async fn list(
     caller: Caller,
 ) -> Result<Json<Data<Vec<wire::ApiKey>>>, Error> {
     let keys = api_keys::list(&mut *state.control.store.conn().await?, caller.tenant).await?;
-    let now = state.control.env.now();
-    Ok(Json(Data::new(keys.iter().map(|key| render(key, now)).collect())))
+    Ok(Json(Data::new(keys.iter().map(|key| render(&state, key)).collect())))
 }
 
 async fn read(
@@ -65,7 +69,7 @@ async fn read(
     let mut db = state.control.store.conn().await?;
     let key = api_keys::find(&mut db, caller.tenant, id).await?.filter(|key| !key.is_operator);
     let key = key.ok_or_else(|| missing(id))?;
-    Ok(Json(Data::new(render(&key, state.control.env.now()))))
+    Ok(Json(Data::new(render(&state, &key))))
 }
 
 /// Revoking a revoked key is fine.
@@ -101,11 +105,33 @@ fn check_scopes(caller: &Caller, scopes: &[String]) -> Result<(), Error> {
     scopes.iter().try_for_each(|scope| caller.require(scope))
 }
 
+/// A key cannot make one that may ask more often than itself.
+fn rate(
+    state: &AppState,
+    caller: &Caller,
+    wanted: Option<u32>,
+) -> Result<Option<NonZeroU32>, Error> {
+    let field = "rate_limit_rpm";
+    let own = caller.rate_limit_rpm.filter(|_| !caller.is_operator);
+    let Some(wanted) = wanted else { return Ok(own) };
+    let wanted = NonZeroU32::new(wanted)
+        .filter(|rpm| rpm.get() <= MAX_RPM)
+        .ok_or_else(|| Error::Invalid { field, message: format!("must be from 1 to {MAX_RPM}") })?;
+    match state.limits.of_key(own).filter(|most| !caller.is_operator && wanted > *most) {
+        Some(most) => Err(Error::Invalid {
+            field,
+            message: format!("this key may make {most} requests a minute and cannot give more"),
+        }),
+        None => Ok(Some(wanted)),
+    }
+}
+
 fn missing(id: ApiKeyId) -> Error {
     Error::NotFound { kind: "API key", id: id.to_string() }
 }
 
-fn render(key: &ApiKey, now: Timestamp) -> wire::ApiKey {
+fn render(state: &AppState, key: &ApiKey) -> wire::ApiKey {
+    let now = state.control.env.now();
     let status = match (key.revoked_at, key.is_usable(now)) {
         (Some(_), _) => "revoked",
         (None, false) => "expired",
@@ -120,7 +146,7 @@ fn render(key: &ApiKey, now: Timestamp) -> wire::ApiKey {
         key_type: "platform",
         key_purpose: "api",
         scopes: key.scopes.clone(),
-        rate_limit_rpm: None,
+        rate_limit_rpm: state.limits.of_key(key.rate_limit_rpm).map(NonZeroU32::get),
         status,
         created_at: key.created_at,
         expires_at: key.expires_at,

@@ -19,6 +19,7 @@ pub mod files;
 pub mod health;
 pub mod idempotency;
 pub mod keys;
+pub mod limits;
 pub mod metrics;
 mod names;
 pub mod openapi;

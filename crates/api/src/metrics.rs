@@ -73,6 +73,8 @@ fn text(state: &AppState) -> String {
     out.sample("platform_build_info", &build, 1);
     process(&mut out);
     reconcilers(&mut out, state);
+    out.family("platform_rate_limited_total", "counter", "requests refused for their number");
+    out.sample("platform_rate_limited_total", &[], state.limits.refused());
     out.family("platform_edges", "gauge", "edges whose lease runs");
     let leased = state.control.edges.status().iter().filter(|edge| edge.is_leased).count();
     out.sample("platform_edges", &[], leased);

@@ -14,7 +14,7 @@ use http::{HeaderValue, header};
 use miosa_wire::envelope::{ErrorBody, ErrorEnvelope, FieldError};
 use tracing::Instrument as _;
 
-use crate::{AppState, Error, rest::Rest};
+use crate::{AppState, Error, error::seconds, rest::Rest};
 
 /// Name of the header that carries the request id.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -81,8 +81,13 @@ fn envelope(error: &Error, code: &'static str, request_id: &str) -> ErrorEnvelop
         Error::InvalidFields { errors } => errors.iter().for_each(|(name, why)| field(name, why)),
         _ => {}
     }
+    if let Error::TooMany { what, rpm, .. } = error {
+        details.insert("limited".to_owned(), (*what).into());
+        details.insert("rate_limit_rpm".to_owned(), (*rpm).into());
+    }
     let retry_after_ms = match error {
         Error::Busy { retry_after_ms, .. } => Some(*retry_after_ms),
+        Error::TooMany { wait, .. } => Some(seconds(*wait) * 1000),
         _ => None,
     };
     let retryable = match error {
@@ -97,6 +102,10 @@ fn envelope(error: &Error, code: &'static str, request_id: &str) -> ErrorEnvelop
             details,
             retryable,
             retry_after_ms,
+            retry_after: match error {
+                Error::TooMany { wait, .. } => Some(seconds(*wait)),
+                _ => None,
+            },
             existing: match error {
                 Error::Exists { existing, .. } => Some(existing.clone()),
                 _ => None,

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use miosa_control::{Control, driver::Steps};
 
-use crate::idempotency::Running;
+use crate::{
+    idempotency::Running,
+    limits::{Limits, Rates},
+};
 
 /// Shared by all handlers. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -17,6 +20,8 @@ pub struct AppState {
     pub build: Build,
     /// Requests with an `Idempotency-Key` that are under way.
     pub running: Running,
+    /// How often keys and tenants may ask.
+    pub limits: Limits,
 }
 
 /// Which program this is.
@@ -31,7 +36,13 @@ pub struct Build {
 impl AppState {
     /// The state of a server over `control`.
     pub fn new(control: Arc<Control>, steps: Steps, build: Build) -> Self {
-        Self { control, steps, build, running: Running::default() }
+        Self { control, steps, build, running: Running::default(), limits: Limits::default() }
+    }
+
+    /// The same with other rates.
+    #[must_use]
+    pub fn with_rates(self, rates: Rates) -> Self {
+        Self { limits: Limits::new(rates), ..self }
     }
 }
 

@@ -17,6 +17,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use miosa_api::limits::Rates;
 use miosa_control::PoolTarget;
 use miosa_types::{Secret, host::Domains, name::parse_domain};
 use serde::Serialize;
@@ -233,6 +234,12 @@ impl Settings {
             apps: self.apps_domain.clone(),
             https_port: self.https.port(),
         }
+    }
+
+    /// How often the API may be asked.
+    pub(crate) fn rates(&self) -> Rates {
+        let limits = &self.file.limits;
+        Rates::per_minute(limits.key_requests_per_minute, limits.tenant_requests_per_minute)
     }
 
     pub(crate) fn pool(&self) -> Vec<PoolTarget> {

@@ -326,6 +326,16 @@ create table domains (
 create unique index domains_of_tenant on domains (tenant_id, domain) where removed_at_ms is null;
 create index domains_by_deployment on domains (deployment_id, id);
 create index domains_due on domains (next_check_at_ms);
+----- 0003_rates_and_settings.sql
+-- Requests per minute of a key that has a rate of its own.
+alter table api_keys add column rate_limit_rpm bigint;
+
+-- What the operator set on the running platform, over the configuration file; JSON by name.
+create table platform_settings (
+    name text primary key not null,
+    value text not null,
+    updated_at_ms bigint not null
+);
 ----- rows
 insert into installations values ('01890000-0000-7000-8000-000000000001', 1);
 insert into tenants (id, name, slug, deployment_domain, branding, created_at_ms, updated_at_ms)
@@ -377,3 +387,4 @@ insert into domains (id, tenant_id, deployment_id, domain, holder, token, redire
     generation, created_at_ms, updated_at_ms)
     values ('01890000-0000-7000-8000-000000000010', '01890000-0000-7000-8000-000000000002', '01890000-0000-7000-8000-00000000000b', 'www.shop.example', 'www.shop.example', 'token', 'apex_to_www',
     'u1', 'active', 26, 90000, 27, 28, 2, 26, 28);
+insert into platform_settings (name, value, updated_at_ms) values ('pool_targets', '[]', 9);

@@ -1,5 +1,7 @@
 //! Rows of `api_keys`. A key itself is never stored, only its SHA-256.
 
+use std::num::NonZeroU32;
+
 use jiff::Timestamp;
 use miosa_types::{ApiKeyId, TenantId};
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
@@ -25,6 +27,8 @@ pub struct ApiKey {
     pub scopes: Vec<String>,
     /// Whether it may act for every tenant.
     pub is_operator: bool,
+    /// Requests per minute, if it has a rate of its own.
+    pub rate_limit_rpm: Option<NonZeroU32>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was used last, exact to a minute.
@@ -44,8 +48,8 @@ impl ApiKey {
 
 const INSERT: &str = "
     insert into api_keys (id, tenant_id, name, key_hash, key_prefix, scopes, is_operator,
-                          created_at_ms, expires_at_ms)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+                          created_at_ms, expires_at_ms, rate_limit_rpm)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 
 /// Adds a key.
 pub async fn insert(db: &mut AnyConnection, key: &ApiKey) -> Result<(), Error> {
@@ -59,6 +63,7 @@ pub async fn insert(db: &mut AnyConnection, key: &ApiKey) -> Result<(), Error> {
         .bind(i64::from(key.is_operator))
         .bind(key.created_at.as_millisecond())
         .bind(key.expires_at.map(Timestamp::as_millisecond))
+        .bind(key.rate_limit_rpm.map(|rpm| i64::from(rpm.get())))
         .execute(db)
         .await
         .map_err(|error| row::taken(error, &key.prefix))?;
@@ -147,6 +152,7 @@ pub async fn touch(db: &mut AnyConnection, id: ApiKeyId, now: Timestamp) -> Resu
 
 fn read(row: &AnyRow) -> Result<ApiKey, Error> {
     let is_operator: i64 = row.try_get("is_operator")?;
+    let rpm: Option<i64> = row.try_get("rate_limit_rpm")?;
     Ok(ApiKey {
         id: row::id(TABLE, row.try_get("id")?)?,
         tenant: row::id(TABLE, row.try_get("tenant_id")?)?,
@@ -155,6 +161,7 @@ fn read(row: &AnyRow) -> Result<ApiKey, Error> {
         prefix: row.try_get("key_prefix")?,
         scopes: row::json(TABLE, row.try_get("scopes")?)?,
         is_operator: is_operator != 0,
+        rate_limit_rpm: rpm.and_then(|rpm| NonZeroU32::new(u32::try_from(rpm).unwrap_or(1))),
         created_at: row::time(TABLE, row.try_get("created_at_ms")?)?,
         last_used_at: row::maybe_time(TABLE, row.try_get("last_used_at_ms")?)?,
         expires_at: row::maybe_time(TABLE, row.try_get("expires_at_ms")?)?,

@@ -12,6 +12,7 @@ pub mod events;
 pub mod idempotency;
 pub mod installations;
 pub mod instances;
+pub mod platform_settings;
 pub mod pool_slots;
 pub mod preview_tokens;
 pub mod previews;

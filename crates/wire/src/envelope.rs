@@ -49,6 +49,9 @@ pub struct ErrorBody {
     /// When to ask again, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// The same in seconds, for who asked too often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
     /// The object that is in the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub existing: Option<Value>,

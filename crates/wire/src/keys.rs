@@ -15,6 +15,8 @@ pub struct NewKey {
     pub scopes: Option<Vec<String>>,
     /// From when on it is refused.
     pub expires_at: Option<Timestamp>,
+    /// Requests per minute; what the platform allows every key, if not given.
+    pub rate_limit_rpm: Option<u32>,
 }
 
 /// One key.
@@ -38,7 +40,7 @@ pub struct ApiKey {
     pub key_purpose: &'static str,
     /// What it may do.
     pub scopes: Vec<String>,
-    /// Null: no limit is set.
+    /// Requests per minute, its own or what every key may. Null: there is no limit.
     pub rate_limit_rpm: Option<u32>,
     /// `active`, `expired` or `revoked`.
     pub status: &'static str,

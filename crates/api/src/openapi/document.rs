@@ -16,7 +16,7 @@ const ABOUT: &str = "Every path begins with `/api/v1`. \
     supported are refused by name.";
 
 /// Status of an error, its name in the document, what it means.
-const ERRORS: [(u16, &str, &str); 10] = [
+const ERRORS: [(u16, &str, &str); 11] = [
     (400, "BadRequest", "The request cannot be read, or an id in the path is none."),
     (401, "Unauthenticated", "There is no key, or it is not valid."),
     (403, "Forbidden", "The key may not do this: its scopes or its organization do not allow it."),
@@ -25,6 +25,7 @@ const ERRORS: [(u16, &str, &str); 10] = [
     (410, "Gone", "What was asked for was deleted for good."),
     (413, "TooLarge", "The body is larger than this call takes."),
     (422, "Invalid", "A field cannot be accepted; `errors` names it."),
+    (429, "TooMany", "The key or the organization asks too often; ask again after `Retry-After`."),
     (502, "FilesAway", "The sandbox does not answer; asking again can help."),
     (503, "Busy", "No room, or a part is away; ask again after `Retry-After`."),
 ];

@@ -125,6 +125,9 @@ impl Operation {
         if self.access != Access::Open {
             errors.extend([401, 403]);
         }
+        if !matches!(self.access, Access::Open | Access::Operator) {
+            errors.push(429);
+        }
         if self.path.contains('{') {
             errors.extend([400, 404]);
         }

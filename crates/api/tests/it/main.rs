@@ -4,6 +4,7 @@
 mod authorization;
 mod domains;
 mod idempotency;
+mod limits;
 mod openapi;
 mod protocol;
 mod requests;

@@ -57,7 +57,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let options =
         assembly::Options { link: for_edge(settings.link_socket()), steps: steps.clone() };
     let api_socket = link::bind(&for_edge(settings.api_socket()))?;
-    let state = AppState::new(control.clone(), steps, BUILD);
+    let state = AppState::new(control.clone(), steps, BUILD).with_rates(settings.rates());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(miosa_api::serve::unix(api_socket, state.clone(), stop.clone(), API_DRAIN));
     let admin = tokio::net::TcpListener::from_std(admin)?;

@@ -3,9 +3,11 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
 };
 
+use miosa_api::limits::Rates;
 use miosa_types::{Secret, size::Tier};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
@@ -51,6 +53,8 @@ pub(crate) struct File {
     pub(crate) sandbox: SandboxSection,
     /// The warm pool.
     pub(crate) pool: PoolSection,
+    /// How often the API may be asked.
+    pub(crate) limits: LimitsSection,
 }
 
 impl Default for File {
@@ -70,6 +74,7 @@ impl Default for File {
             edge: EdgeSection::default(),
             sandbox: SandboxSection::default(),
             pool: PoolSection::default(),
+            limits: LimitsSection::default(),
         }
     }
 }
@@ -106,6 +111,24 @@ pub(crate) struct SandboxSection {
 impl Default for SandboxSection {
     fn default() -> Self {
         Self { trust_host_ca: true, default_template: "miosa-sandbox".into() }
+    }
+}
+
+/// How often the API may be asked. Health and the operator's key are not counted.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LimitsSection {
+    /// Requests per minute of a key that has no rate of its own; 0: no limit.
+    pub(crate) key_requests_per_minute: u32,
+    /// Requests per minute of all keys of a tenant together; 0: no limit.
+    pub(crate) tenant_requests_per_minute: u32,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        let Rates { key, tenant } = Rates::default();
+        let number = |rate: Option<NonZeroU32>| rate.map_or(0, NonZeroU32::get);
+        Self { key_requests_per_minute: number(key), tenant_requests_per_minute: number(tenant) }
     }
 }
 

@@ -141,14 +141,14 @@ impl Options {
     pub(super) fn put_over(&self, file: &mut File) -> Vec<&'static str> {
         let mut keys = Vec::new();
         let platform = &self.platform;
-        over("data_dir", &self.folder.data_dir, &mut file.data_dir, &mut keys);
-        over("http", &self.http.http, &mut file.http, &mut keys);
-        over("https", &self.https.https, &mut file.https, &mut keys);
-        over("admin", &platform.admin, &mut file.admin, &mut keys);
-        over("base_domain", &platform.base_domain, &mut file.base_domain, &mut keys);
-        over("apps_domain", &platform.apps_domain, &mut file.apps_domain, &mut keys);
-        over("cache_dir", &platform.cache_dir, &mut file.cache_dir, &mut keys);
-        over("ephemeral", &self.ephemeral, &mut file.ephemeral, &mut keys);
+        over("data_dir", self.folder.data_dir.as_ref(), &mut file.data_dir, &mut keys);
+        over("http", self.http.http.as_ref(), &mut file.http, &mut keys);
+        over("https", self.https.https.as_ref(), &mut file.https, &mut keys);
+        over("admin", platform.admin.as_ref(), &mut file.admin, &mut keys);
+        over("base_domain", platform.base_domain.as_ref(), &mut file.base_domain, &mut keys);
+        over("apps_domain", platform.apps_domain.as_ref(), &mut file.apps_domain, &mut keys);
+        over("cache_dir", platform.cache_dir.as_ref(), &mut file.cache_dir, &mut keys);
+        over("ephemeral", self.ephemeral.as_ref(), &mut file.ephemeral, &mut keys);
         if platform.database.is_some() {
             file.database.clone_from(&platform.database);
             keys.push("database");
@@ -159,7 +159,7 @@ impl Options {
 
 fn over<T: Clone>(
     key: &'static str,
-    given: &Option<T>,
+    given: Option<&T>,
     value: &mut T,
     keys: &mut Vec<&'static str>,
 ) {

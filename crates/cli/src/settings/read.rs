@@ -164,8 +164,7 @@ fn join(prefix: &str, key: &str) -> String {
 }
 
 fn line(text: &str, span: &Range<usize>) -> usize {
-    let before = text.as_bytes().get(..span.start).unwrap_or_default();
-    before.iter().filter(|byte| **byte == b'\n').count() + 1
+    text.get(..span.start).map_or(1, |before| before.matches('\n').count() + 1)
 }
 
 fn one_line(message: &str) -> String {

@@ -23,6 +23,7 @@ fn key(bench: &Bench, tenant: TenantId, hash: &str, is_operator: bool) -> ApiKey
         prefix: "msk_live_abc".into(),
         scopes: vec!["*".into()],
         is_operator,
+        rate_limit_rpm: is_operator.then_some(std::num::NonZeroU32::MIN),
         created_at: now,
         last_used_at: None,
         expires_at: (!is_operator).then(|| now + Duration::from_mins(1)),

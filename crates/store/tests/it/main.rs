@@ -12,6 +12,7 @@ mod full;
 mod idempotency;
 mod installations;
 mod instances;
+mod platform_settings;
 mod pool_slots;
 mod preview_tokens;
 mod previews;

@@ -11,8 +11,8 @@ use std::{
 
 use miosa_store::{
     Store, api_keys, certificates, deployments, domains, events, idempotency, installations,
-    instances, pool_slots, preview_tokens, previews, projects, sandboxes, tenants, versions,
-    workspaces,
+    instances, platform_settings, pool_slots, preview_tokens, previews, projects, sandboxes,
+    tenants, versions, workspaces,
 };
 use miosa_types::deployment::VersionState;
 use sqlx::{AnyConnection, AssertSqlSafe, Column as _, Connection as _, Row as _, any::AnyRow};
@@ -166,6 +166,8 @@ async fn assert_readable(store: &Store) {
     assert_eq!(api_keys::list(db, tenant).await.unwrap().len(), 1);
     assert_eq!(workspaces::list(db, tenant).await.unwrap().len(), 1);
     assert_eq!(projects::list(db, tenant, None).await.unwrap().len(), 1);
+    let targets = platform_settings::find::<Vec<u32>>(db, "pool_targets").await.unwrap();
+    assert_eq!(targets, Some(vec![]));
     let sandbox = sandboxes::unfinished(db, None, 10).await.unwrap().remove(0);
     assert_eq!(previews::list(db, tenant, sandbox.id).await.unwrap().len(), 1);
     assert_eq!(preview_tokens::live(db, epoch).await.unwrap().len(), 1);
