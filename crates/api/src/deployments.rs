@@ -14,11 +14,16 @@ use miosa_control::{
     deployments::{self as control, Change, Error as ControlError, Filter, New},
     waiting,
 };
-use miosa_store::deployments::External;
-use miosa_types::{DeploymentId, InstanceId, ProjectId, Slug, VersionId, deployment::VersionState};
+use miosa_store::{
+    Window,
+    deployments::{self as rows, External},
+    versions::of_deployment,
+};
+use miosa_types::{InstanceId, ProjectId, Slug, VersionId, deployment::VersionState};
 use miosa_wire::{
     Data,
     deployments::{self as wire, ChangeDeployment, LogLine, Logs, NewDeployment, Rollback},
+    envelope::Listed,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -28,12 +33,13 @@ use crate::{
     error::FILES_AWAY,
     idempotency::Keyed,
     names,
+    paging::{Paging, Part},
     scope::{self, Selectors},
     unsupported,
 };
 
-/// Rows of a list if the caller names no limit.
-const PAGE: u32 = 100;
+/// Deployments that are looked at for those in one state.
+const MOST_OF_A_STATE: u32 = 1000;
 /// Bytes of a log that are looked at.
 const LOG_BYTES: u32 = 256 * 1024;
 
@@ -98,31 +104,41 @@ struct Wanted {
     external_workspace_id: Option<String>,
     external_project_id: Option<String>,
     external_user_id: Option<String>,
-    limit: Option<u32>,
-    cursor: Option<String>,
 }
 
 async fn list(
     State(state): State<AppState>,
     caller: Caller,
     Query(wanted): Query<Wanted>,
-) -> Result<Json<Data<Vec<wire::Deployment>>>, Error> {
+    paging: Paging,
+) -> Result<Json<Listed<wire::Deployment>>, Error> {
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
     let project: Option<ProjectId> =
         given(wanted.project_id).map(|id| parse_id(&id)).transpose()?;
-    let before: Option<DeploymentId> = given(wanted.cursor).map(|id| parse_id(&id)).transpose()?;
     let external = External {
         workspace: given(wanted.external_workspace_id),
         project: given(wanted.external_project_id),
         user: given(wanted.external_user_id),
     };
-    let filter = Filter { project, external, before };
-    let limit = wanted.limit.unwrap_or(PAGE);
-    let mut shown = control::list(&state.control, caller.tenant, &filter, limit).await?;
-    if let Some(wanted) = given(wanted.state) {
-        shown.retain(|shown| shown.state == wanted);
-    }
-    Ok(Json(Data::new(shown.iter().map(render::deployment).collect())))
+    let all = rows::of_tenant(caller.tenant, &Filter { project, external });
+    // A connection is given back before the next one is asked for.
+    let part = match given(wanted.state) {
+        None => {
+            let part = paging.read(&mut *state.control.store.conn().await?, &all).await?;
+            let Part { rows, next_cursor, page } = part;
+            let rows = control::show_all(&state.control, caller.tenant, rows).await?;
+            Part { rows, next_cursor, page }
+        }
+        // A state is no column: what has it is known only once it is looked at.
+        Some(state_wanted) => {
+            let window = Window::first(MOST_OF_A_STATE);
+            let rows = all.window(&mut *state.control.store.conn().await?, &window).await?;
+            let mut shown = control::show_all(&state.control, caller.tenant, rows).await?;
+            shown.retain(|shown| shown.state == state_wanted);
+            paging.of(shown, |shown| shown.deployment.id.to_string())?
+        }
+    };
+    Ok(part.show(|shown| render::deployment(&shown)))
 }
 
 async fn list_of_project(
@@ -130,10 +146,11 @@ async fn list_of_project(
     caller: Caller,
     Path(project): Path<ProjectId>,
     Query(wanted): Query<Wanted>,
-) -> Result<Json<Data<Vec<wire::Deployment>>>, Error> {
+    paging: Paging,
+) -> Result<Json<Listed<wire::Deployment>>, Error> {
     crate::projects::find(&mut *state.control.store.conn().await?, &caller, project).await?;
     let wanted = Wanted { project_id: Some(project.to_string()), ..wanted };
-    list(State(state), caller, Query(wanted)).await
+    list(State(state), caller, Query(wanted), paging).await
 }
 
 fn parse_id<K: miosa_types::id::Kind>(text: &str) -> Result<miosa_types::id::Id<K>, Error> {
@@ -260,23 +277,20 @@ async fn stop(State(state): State<AppState>, caller: Caller, Path(key): Path<Str
 #[serde(default)]
 struct WantedVersions {
     state: Option<String>,
-    limit: Option<u32>,
-    cursor: Option<u32>,
 }
 
 async fn list_versions(
     state: &AppState,
     caller: &Caller,
     key: &str,
-    wanted: WantedVersions,
-) -> Result<(control::Deployment, Vec<control::Version>), Error> {
-    let limit = wanted.limit.unwrap_or(PAGE);
-    let (row, mut listed) =
-        control::list_versions(&state.control, caller.tenant, key, wanted.cursor, limit).await?;
-    if let Some(wanted) = wanted.state.as_deref().and_then(VersionState::parse) {
-        listed.retain(|version| version.state == wanted);
-    }
-    Ok((row, listed))
+    (wanted, paging): (WantedVersions, Paging),
+    is_built: bool,
+) -> Result<(control::Deployment, Part<control::Version>), Error> {
+    let row = control::get(&state.control, caller.tenant, key).await?;
+    let version_state = wanted.state.as_deref().and_then(VersionState::parse);
+    let all = of_deployment(caller.tenant, row.id, version_state, is_built);
+    let part = paging.read(&mut *state.control.store.conn().await?, &all).await?;
+    Ok((row, part))
 }
 
 async fn versions(
@@ -284,10 +298,11 @@ async fn versions(
     caller: Caller,
     Path(key): Path<String>,
     Query(wanted): Query<WantedVersions>,
-) -> Result<Json<Data<Vec<wire::Version>>>, Error> {
-    let (row, listed) = list_versions(&state, &caller, &key, wanted).await?;
+    paging: Paging,
+) -> Result<Json<Listed<wire::Version>>, Error> {
+    let (row, part) = list_versions(&state, &caller, &key, (wanted, paging), false).await?;
     let domains = &state.control.config.domains;
-    Ok(Json(Data::new(listed.iter().map(|v| render::version(domains, &row, v)).collect())))
+    Ok(part.show(|version| render::version(domains, &row, &version)))
 }
 
 async fn version(
@@ -309,10 +324,10 @@ async fn releases(
     caller: Caller,
     Path(key): Path<String>,
     Query(wanted): Query<WantedVersions>,
-) -> Result<Json<Data<Vec<wire::Release>>>, Error> {
-    let (row, mut listed) = list_versions(&state, &caller, &key, wanted).await?;
-    listed.retain(|version| version.artifact.is_some());
-    Ok(Json(Data::new(listed.iter().map(|version| render::release(&row, version)).collect())))
+    paging: Paging,
+) -> Result<Json<Listed<wire::Release>>, Error> {
+    let (row, part) = list_versions(&state, &caller, &key, (wanted, paging), true).await?;
+    Ok(part.show(|version| render::release(&row, &version)))
 }
 
 async fn release(
@@ -350,9 +365,13 @@ async fn instances(
     State(state): State<AppState>,
     caller: Caller,
     Path(key): Path<String>,
-) -> Result<Json<Data<Vec<wire::RuntimeInstance>>>, Error> {
-    let (_, listed) = control::list_instances(&state.control, caller.tenant, &key).await?;
-    Ok(Json(Data::new(listed.iter().map(render::instance).collect())))
+    paging: Paging,
+) -> Result<Json<Listed<wire::RuntimeInstance>>, Error> {
+    let row = control::get(&state.control, caller.tenant, &key).await?;
+    let all = miosa_store::instances::of_deployment(caller.tenant, row.id);
+    let part = paging.read(&mut *state.control.store.conn().await?, &all).await?;
+    let rows = control::explain_instances(&state.control, caller.tenant, part.rows).await?;
+    Ok(Part { rows, ..part }.show(|instance| render::instance(&instance)))
 }
 
 async fn find_instance(

@@ -11,10 +11,11 @@ use miosa_store::api_keys::{self, ApiKey};
 use miosa_types::ApiKeyId;
 use miosa_wire::{
     Data,
+    envelope::Listed,
     keys::{self as wire, NewKey},
 };
 
-use crate::{AppState, Caller, Error, Json, Path, auth, tenants::check_name};
+use crate::{AppState, Caller, Error, Json, Path, auth, paging::Paging, tenants::check_name};
 
 /// Highest rate of one key.
 const MAX_RPM: u32 = 1_000_000;
@@ -56,9 +57,11 @@ async fn create(
 async fn list(
     State(state): State<AppState>,
     caller: Caller,
-) -> Result<Json<Data<Vec<wire::ApiKey>>>, Error> {
-    let keys = api_keys::list(&mut *state.control.store.conn().await?, caller.tenant).await?;
-    Ok(Json(Data::new(keys.iter().map(|key| render(&state, key)).collect())))
+    paging: Paging,
+) -> Result<Json<Listed<wire::ApiKey>>, Error> {
+    let keys = api_keys::of_tenant(caller.tenant);
+    let part = paging.read(&mut *state.control.store.conn().await?, &keys).await?;
+    Ok(part.show(|key| render(&state, &key)))
 }
 
 async fn read(

@@ -23,6 +23,7 @@ pub mod limits;
 pub mod metrics;
 mod names;
 pub mod openapi;
+mod paging;
 pub mod previews;
 pub mod processes;
 mod product;

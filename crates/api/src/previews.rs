@@ -13,14 +13,15 @@ use miosa_control::{
     previews::{self, NewToken, Visibility},
     sandboxes::{self, Sandbox},
 };
-use miosa_store::preview_tokens::PreviewToken;
+use miosa_store::{preview_tokens::PreviewToken, previews::of_sandbox};
 use miosa_types::{PreviewId, SandboxId, guest};
-use miosa_wire::{Data, previews as wire};
+use miosa_wire::{Data, envelope::Listed, previews as wire};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    AppState, Caller, Error, Json, Path, extract::parse, names, sandboxes::time, unsupported,
+    AppState, Caller, Error, Json, Path, extract::parse, names, paging::Paging, sandboxes::time,
+    unsupported,
 };
 
 /// Port of a preview if neither caller nor template names one.
@@ -114,11 +115,13 @@ async fn list(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<SandboxId>,
-) -> Result<Json<Data<Vec<wire::Preview>>>, Error> {
-    let (row, all) = previews::list(&state.control, caller.tenant, id).await?;
+    paging: Paging,
+) -> Result<Json<Listed<wire::Preview>>, Error> {
+    let row = sandboxes::get(&state.control, caller.tenant, id).await?;
     let tokens = previews::grants(&state.control, caller.tenant, id).await?;
-    let all = all.into_iter().map(|preview| view(&state.control, &row, preview, &tokens)).collect();
-    Ok(Json(Data::new(all)))
+    let all = of_sandbox(caller.tenant, id);
+    let part = paging.read(&mut *state.control.store.conn().await?, &all).await?;
+    Ok(part.show(|preview| view(&state.control, &row, preview, &tokens)))
 }
 
 #[derive(Debug, Deserialize)]

@@ -21,12 +21,13 @@ use miosa_types::{
     SandboxId,
     guest::{self, Command, Endpoint, Output},
 };
-use miosa_wire::{Data, sandboxes as wire};
+use miosa_wire::{Data, envelope::Listed, sandboxes as wire};
 use serde::Deserialize;
 
 use crate::{
     AppState, Caller, Error, Json, Path, Query,
     exec::{self, command_error},
+    paging::Paging,
     sandboxes::guest_error,
 };
 
@@ -168,10 +169,12 @@ async fn list(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<SandboxId>,
-) -> Result<Json<Data<Vec<wire::Process>>>, Error> {
+    paging: Paging,
+) -> Result<Json<Listed<wire::Process>>, Error> {
     let (_, endpoint) = sandboxes::enter(&state.control, caller.tenant, id).await?;
     let text = run(&state.control, &endpoint, LIST, &[]).await?;
-    Ok(Json(Data::new(read_list(&text))))
+    let part = paging.of(read_list(&text), |process| process.pid.to_string())?;
+    Ok(part.show(|process| process))
 }
 
 /// Path of one process. A pid is a number, so that no script can be given anything else.

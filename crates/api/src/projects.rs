@@ -15,6 +15,7 @@ use sqlx::AnyConnection;
 
 use crate::{
     AppState, Caller, Error, Json, Path, Query, names,
+    paging::Paging,
     scope::{self, Selectors},
     tenants::check_name,
 };
@@ -36,21 +37,24 @@ async fn list(
     State(state): State<AppState>,
     caller: Caller,
     Query(filter): Query<Filter>,
+    paging: Paging,
 ) -> Result<Json<ProjectList>, Error> {
     let workspace: Option<WorkspaceId> =
         filter.workspace_id.filter(|id| !id.is_empty()).map(|id| id.parse()).transpose().map_err(
             |error: miosa_types::id::IdError| Error::InvalidId { message: error.to_string() },
         )?;
     let mut db = state.control.store.conn().await?;
-    let mut found = projects::list(&mut db, caller.tenant, workspace).await?;
-    if let Some(external) = filter.external_project_id {
-        found.retain(|project| project.external_project_id.as_ref() == Some(&external));
-    }
-    let mut data = Vec::with_capacity(found.len());
-    for project in &found {
+    let all = projects::of_tenant(caller.tenant, workspace, filter.external_project_id);
+    let part = paging.read(&mut db, &all).await?;
+    let total = match part.page {
+        Some(page) => page.total,
+        None => all.count(&mut db).await?,
+    };
+    let mut data = Vec::with_capacity(part.rows.len());
+    for project in &part.rows {
         data.push(render(&mut db, project).await?);
     }
-    Ok(Json(ProjectList { total: data.len(), data }))
+    Ok(Json(ProjectList { total, data, next_cursor: part.next_cursor, page: part.page }))
 }
 
 async fn create(

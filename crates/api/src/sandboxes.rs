@@ -15,9 +15,9 @@ use miosa_control::{
     Control, previews,
     sandboxes::{self, Change, Error as ControlError, External, Filter, New, Place, Sandbox},
 };
-use miosa_store::idempotency;
+use miosa_store::{idempotency, sandboxes::of_tenant};
 use miosa_types::{SandboxId, Size, Slug, guest, size::Tier};
-use miosa_wire::{Data, sandboxes as wire};
+use miosa_wire::{Data, envelope::Listed, sandboxes as wire};
 use serde::Deserialize;
 
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
     extract::parse,
     idempotency::Keyed,
     names::{self, check_free_data},
+    paging::Paging,
     scope::{self, Selectors},
     unsupported,
 };
@@ -239,7 +240,7 @@ fn check_timeout(timeout_s: u32) -> Result<(), Error> {
     is_fine.then_some(()).ok_or_else(|| invalid("timeout_sec", message))
 }
 
-/// Query of the list; each of the three styles of paging.
+/// Query of the list.
 #[derive(Debug, Deserialize)]
 struct ListQuery {
     state: Option<String>,
@@ -247,27 +248,17 @@ struct ListQuery {
     external_workspace_id: Option<String>,
     external_project_id: Option<String>,
     external_user_id: Option<String>,
-    limit: Option<u32>,
-    offset: Option<u32>,
-    cursor: Option<String>,
-    page: Option<u32>,
-    page_size: Option<u32>,
 }
-
-/// Longest page.
-const MAX_PAGE: u32 = 100;
 
 async fn list(
     State(state): State<AppState>,
     caller: Caller,
     Query(query): Query<ListQuery>,
-) -> Result<Json<wire::Page>, Error> {
-    let filter = filter(&query)?;
-    let rows = sandboxes::list(&state.control, caller.tenant, &filter).await?;
-    let is_full = u32::try_from(rows.len()).is_ok_and(|length| length == filter.limit);
-    let next_cursor = rows.last().filter(|_| is_full).map(|row| row.id.to_string());
-    let data = rows.into_iter().map(|row| view(&state.control, row)).collect();
-    Ok(Json(wire::Page { data, next_cursor }))
+    paging: Paging,
+) -> Result<Json<Listed<wire::Sandbox>>, Error> {
+    let all = of_tenant(caller.tenant, &filter(&query)?);
+    let part = paging.read(&mut *state.control.store.conn().await?, &all).await?;
+    Ok(part.show(|row| view(&state.control, row)))
 }
 
 fn filter(query: &ListQuery) -> Result<Filter, Error> {
@@ -279,10 +270,6 @@ fn filter(query: &ListQuery) -> Result<Filter, Error> {
                 .ok_or_else(|| invalid("state", format!("there is no state `{word}`"))),
         })
         .transpose()?;
-    let before = query.cursor.as_deref().map(str::parse).transpose();
-    let before = before.map_err(|_| invalid("cursor", "it is not from an earlier page"))?;
-    let limit = query.limit.or(query.page_size).unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
-    let pages = query.page.unwrap_or(1).saturating_sub(1);
     // Only the first tag: sandboxes that carry several are found by any of them.
     let tag = query.tags.as_deref().and_then(|tags| tags.split(',').next());
     Ok(Filter {
@@ -293,9 +280,6 @@ fn filter(query: &ListQuery) -> Result<Filter, Error> {
             project: query.external_project_id.clone(),
             user: query.external_user_id.clone(),
         },
-        before,
-        limit,
-        offset: query.offset.unwrap_or_else(|| pages.saturating_mul(limit)),
     })
 }
 

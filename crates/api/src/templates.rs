@@ -15,7 +15,7 @@ use miosa_wire::{
     templates as wire,
 };
 
-use crate::{AppState, Caller, Error, Json, Path, exec, processes};
+use crate::{AppState, Caller, Error, Json, Path, exec, paging::Paging, processes};
 
 /// Size that a sandbox has if it names none.
 const DEFAULT_TIER: Tier = Tier::Small;
@@ -37,11 +37,19 @@ pub fn routes() -> Router<AppState> {
         .route("/sandboxes/{id}/template/start", post(start))
 }
 
-async fn list(State(state): State<AppState>, _caller: Caller) -> Json<wire::Templates> {
+async fn list(
+    State(state): State<AppState>,
+    _caller: Caller,
+    paging: Paging,
+) -> Result<Json<wire::Templates>, Error> {
     let control = &state.control;
-    let data = control.templates.list().into_iter().map(|t| view(control, t)).collect();
-    let default_template_id = control.config.default_template.clone();
-    Json(wire::Templates { default_template_id, data })
+    let part = paging.of(control.templates.list(), |template| template.name.clone())?;
+    Ok(Json(wire::Templates {
+        default_template_id: control.config.default_template.clone(),
+        data: part.rows.into_iter().map(|template| view(control, template)).collect(),
+        next_cursor: part.next_cursor,
+        page: part.page,
+    }))
 }
 
 async fn show(
@@ -83,14 +91,18 @@ fn view(control: &Control, template: Template) -> wire::Template {
 async fn catalogue(
     State(state): State<AppState>,
     _caller: Caller,
+    paging: Paging,
 ) -> Result<Json<wire::Catalogue>, Error> {
     let control = &state.control;
     let free = pool::fill(&control.store, &control.observed).await?;
+    let part = paging.of(control.templates.list(), |template| template.name.clone())?;
     let templates: Vec<_> =
-        control.templates.list().into_iter().map(|template| product(template, &free)).collect();
+        part.rows.into_iter().map(|template| product(template, &free)).collect();
     let sandbox = Tier::ALL.into_iter().map(|tier| ResourceContract::of(tier.size())).collect();
     Ok(Json(wire::Catalogue {
         data: templates.clone(),
+        next_cursor: part.next_cursor,
+        page: part.page,
         templates,
         shape_contracts: wire::Shapes { sandbox, computer: vec![] },
         readiness_states: ["fast_ready", "cold_boot_only", "missing"],

@@ -14,10 +14,11 @@ use miosa_store::{
 use miosa_types::{Slug, host::Domains};
 use miosa_wire::{
     Data,
+    envelope::Listed,
     tenants::{self as wire, NewTenant, RenameTenant, TenantCreated},
 };
 
-use crate::{AppState, Caller, Error, Json, Path, auth, domains, names};
+use crate::{AppState, Caller, Error, Json, Path, auth, domains, names, paging::Paging};
 
 /// Slugs that stand for something else below the apps domain.
 const RESERVED: [&str; 1] = ["e2b"];
@@ -74,15 +75,16 @@ async fn create(
 async fn list(
     State(state): State<AppState>,
     caller: Caller,
-) -> Result<Json<Data<Vec<wire::Tenant>>>, Error> {
+    paging: Paging,
+) -> Result<Json<Listed<wire::Tenant>>, Error> {
     let mut db = state.control.store.conn().await?;
-    let found = if caller.is_operator {
-        tenants::list(&mut db).await?
+    let part = if caller.is_operator {
+        paging.read(&mut db, &tenants::all()).await?
     } else {
-        vec![own(&mut db, &caller).await?]
+        paging.of(vec![own(&mut db, &caller).await?], |tenant| tenant.id.to_string())?
     };
     let config = &state.control.config.domains;
-    Ok(Json(Data::new(found.iter().map(|tenant| render(tenant, config)).collect())))
+    Ok(part.show(|tenant| render(&tenant, config)))
 }
 
 async fn current(

@@ -11,11 +11,14 @@ use miosa_store::workspaces::{self, By, Workspace};
 use miosa_types::{Slug, WorkspaceId};
 use miosa_wire::{
     Data,
+    envelope::Listed,
     workspaces::{self as wire, Change, NewWorkspace, WorkspaceCreated},
 };
 use sqlx::AnyConnection;
 
-use crate::{AppState, Caller, Error, Json, Path, names, scope, tenants::check_name};
+use crate::{
+    AppState, Caller, Error, Json, Path, names, paging::Paging, scope, tenants::check_name,
+};
 
 /// Routes of this area.
 pub fn routes() -> Router<AppState> {
@@ -27,9 +30,11 @@ pub fn routes() -> Router<AppState> {
 async fn list(
     State(state): State<AppState>,
     caller: Caller,
-) -> Result<Json<Data<Vec<wire::Workspace>>>, Error> {
-    let found = workspaces::list(&mut *state.control.store.conn().await?, caller.tenant).await?;
-    Ok(Json(Data::new(found.iter().map(render).collect())))
+    paging: Paging,
+) -> Result<Json<Listed<wire::Workspace>>, Error> {
+    let all = workspaces::of_tenant(caller.tenant);
+    let part = paging.read(&mut *state.control.store.conn().await?, &all).await?;
+    Ok(part.show(|workspace| render(&workspace)))
 }
 
 async fn create(

@@ -221,15 +221,13 @@ pub async fn get(control: &Control, tenant: TenantId, key: &str) -> Result<Deplo
     found.ok_or_else(|| not_found("deployment", key))
 }
 
-/// A tenant's deployments, newest first.
-pub async fn list(
+/// What is shown of each of a tenant's deployments.
+pub async fn show_all(
     control: &Control,
     tenant: TenantId,
-    filter: &Filter,
-    limit: u32,
+    listed: Vec<Deployment>,
 ) -> Result<Vec<Shown>, Error> {
     let mut db = control.store.conn().await?;
-    let listed = rows::list(&mut db, tenant, filter, limit.min(MAX_LISTED)).await?;
     let building: BTreeSet<_> = versions::building(&mut db, tenant).await?.into_iter().collect();
     let mut shown = Vec::with_capacity(listed.len());
     for deployment in listed {
@@ -409,7 +407,18 @@ pub async fn list_instances(
 ) -> Result<(Deployment, Vec<Instance>), Error> {
     let deployment = get(control, tenant, key).await?;
     let mut db = control.store.conn().await?;
-    let mut listed = instances::list(&mut db, tenant, deployment.id, MAX_LISTED).await?;
+    let listed = instances::list(&mut db, tenant, deployment.id, MAX_LISTED).await?;
+    drop(db);
+    Ok((deployment, explain_instances(control, tenant, listed).await?))
+}
+
+/// Adds to instances that are stuck why they are.
+pub async fn explain_instances(
+    control: &Control,
+    tenant: TenantId,
+    mut listed: Vec<Instance>,
+) -> Result<Vec<Instance>, Error> {
+    let mut db = control.store.conn().await?;
     for row in listed.iter_mut().filter(|row| row.ended_at.is_none() && row.error.is_none()) {
         let Some(replica) = running(control, row.id) else { continue };
         let Some(version) = versions::find(&mut db, tenant, row.version).await? else { continue };
@@ -417,7 +426,7 @@ pub async fn list_instances(
             row.error = waiting::of_replica(control, &expected, &replica).await;
         }
     }
-    Ok((deployment, listed))
+    Ok(listed)
 }
 
 /// The end of what an instance printed: live from the guest, or what was kept when it ended.

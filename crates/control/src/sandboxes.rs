@@ -224,15 +224,6 @@ pub async fn by_name(control: &Control, tenant: TenantId, name: &str) -> Result<
     found.ok_or_else(|| Error::NotFound { id: name.to_owned() })
 }
 
-/// Sandboxes, newest first.
-pub async fn list(
-    control: &Control,
-    tenant: TenantId,
-    filter: &Filter,
-) -> Result<Vec<Sandbox>, Error> {
-    Ok(rows::list(&mut *control.store.conn().await?, tenant, filter).await?)
-}
-
 /// What to change; `None` leaves a field as it is.
 #[derive(Clone, Debug, Default)]
 pub struct Change {

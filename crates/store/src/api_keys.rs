@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use miosa_types::{ApiKeyId, TenantId};
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
-use crate::{Error, row};
+use crate::{Error, List, Window, row};
 
 const TABLE: &str = "api_keys";
 
@@ -93,13 +93,15 @@ pub async fn find(
     row.as_ref().map(read).transpose()
 }
 
-const LIST: &str = "
-    select * from api_keys where tenant_id = $1 and is_operator = 0 order by id desc limit 1000";
+/// Keys of a tenant, newest first, the operator's left out.
+pub fn of_tenant(tenant: TenantId) -> List<ApiKey> {
+    const ROWS: &str = "from api_keys where tenant_id = $1 and is_operator = 0";
+    List::of(tenant, ROWS, read, |key| key.id.to_string()).newest_first()
+}
 
 /// Keys of a tenant, newest first, the operator's left out, at most 1,000.
 pub async fn list(db: &mut AnyConnection, tenant: TenantId) -> Result<Vec<ApiKey>, Error> {
-    let rows = sqlx::query(LIST).bind(tenant.to_string()).fetch_all(db).await?;
-    rows.iter().map(read).collect()
+    of_tenant(tenant).window(db, &Window::default()).await
 }
 
 const REVOKE: &str = "

@@ -5,7 +5,7 @@ use miosa_types::{DeploymentId, ProjectId, Slug, TenantId, VersionId, WorkspaceI
 use serde_json::{Map, Value};
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
-use crate::{Error, row};
+use crate::{Error, List, row};
 
 const TABLE: &str = "deployments";
 
@@ -149,36 +149,22 @@ pub struct Filter {
     pub project: Option<ProjectId>,
     /// Of these ids of the tenant.
     pub external: External,
-    /// Older than this one.
-    pub before: Option<DeploymentId>,
 }
 
-/// A tenant's deployments, newest first, at most `limit`.
-pub async fn list(
-    db: &mut AnyConnection,
-    tenant: TenantId,
-    filter: &Filter,
-    limit: u32,
-) -> Result<Vec<Deployment>, Error> {
-    const LIST: &str = "
-        select * from deployments
+/// A tenant's deployments, newest first.
+pub fn of_tenant(tenant: TenantId, filter: &Filter) -> List<Deployment> {
+    const ROWS: &str = "
+        from deployments
         where tenant_id = $1 and deleted_at_ms is null
             and ($2 = '' or project_id = $2) and ($3 = '' or external_workspace_id = $3)
-            and ($4 = '' or external_project_id = $4) and ($5 = '' or external_user_id = $5)
-            and ($6 = '' or id < $6)
-        order by id desc limit $7";
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let rows = sqlx::query(LIST)
-        .bind(tenant.to_string())
-        .bind(filter.project.map(|id| id.to_string()).unwrap_or_default())
+            and ($4 = '' or external_project_id = $4) and ($5 = '' or external_user_id = $5)";
+    let text = |text: &Option<String>| Some(text.clone().unwrap_or_default());
+    List::of(tenant, ROWS, read, |deployment| deployment.id.to_string())
+        .newest_first()
+        .bind(Some(filter.project.map(|id| id.to_string()).unwrap_or_default()))
         .bind(text(&filter.external.workspace))
         .bind(text(&filter.external.project))
         .bind(text(&filter.external.user))
-        .bind(filter.before.map(|id| id.to_string()).unwrap_or_default())
-        .bind(i64::from(limit))
-        .fetch_all(db)
-        .await?;
-    rows.iter().map(read).collect()
 }
 
 /// Deployments of all tenants after `after`, at most 1,000, for reconcilers: those that were

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use miosa_types::{DeploymentId, InstanceId, TenantId, VersionId, deployment::InstanceState};
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
-use crate::{Error, row};
+use crate::{Error, List, row};
 
 const TABLE: &str = "instances";
 
@@ -68,6 +68,14 @@ pub async fn observe(db: &mut AnyConnection, seen: &Instance) -> Result<(), Erro
         .execute(db)
         .await?;
     Ok(())
+}
+
+/// Instances of a deployment, newest first, ended ones included.
+pub fn of_deployment(tenant: TenantId, deployment: DeploymentId) -> List<Instance> {
+    const ROWS: &str = "from instances where tenant_id = $1 and deployment_id = $2";
+    List::of(tenant, ROWS, read, |instance| instance.id.to_string())
+        .newest_first()
+        .bind(Some(deployment.to_string()))
 }
 
 /// Instances of a tenant's deployment, newest first, at most `limit`.

@@ -12,6 +12,7 @@ pub mod events;
 pub mod idempotency;
 pub mod installations;
 pub mod instances;
+pub mod list;
 pub mod platform_settings;
 pub mod pool_slots;
 pub mod preview_tokens;
@@ -22,6 +23,8 @@ pub mod sandboxes;
 pub mod tenants;
 pub mod versions;
 pub mod workspaces;
+
+pub use list::{List, Window};
 
 use std::{path::Path, time::Duration};
 

@@ -8,7 +8,7 @@ use miosa_types::{PreviewId, SandboxId, TenantId};
 use serde_json::{Map, Value};
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
-use crate::{Error, row};
+use crate::{Error, List, Window, row};
 
 const TABLE: &str = "previews";
 
@@ -102,20 +102,20 @@ pub async fn get(
     row.as_ref().map(read).transpose()
 }
 
-const LIST: &str = "
-    select * from previews
-    where tenant_id = $1 and sandbox_id = $2 and deleted_at_ms is null
-    order by id limit 1000";
+/// Previews of a sandbox, oldest first.
+pub fn of_sandbox(tenant: TenantId, sandbox: SandboxId) -> List<Preview> {
+    const ROWS: &str = "
+        from previews where tenant_id = $1 and sandbox_id = $2 and deleted_at_ms is null";
+    List::of(tenant, ROWS, read, |preview| preview.id.to_string()).bind(Some(sandbox.to_string()))
+}
 
-/// Previews of a sandbox, oldest first, at most 1,000.
+/// The same, at most 1,000.
 pub async fn list(
     db: &mut AnyConnection,
     tenant: TenantId,
     sandbox: SandboxId,
 ) -> Result<Vec<Preview>, Error> {
-    let rows =
-        sqlx::query(LIST).bind(tenant.to_string()).bind(sandbox.to_string()).fetch_all(db).await?;
-    rows.iter().map(read).collect()
+    of_sandbox(tenant, sandbox).window(db, &Window::default()).await
 }
 
 const LIVE: &str = "

@@ -5,7 +5,7 @@ use miosa_types::{ProjectId, Slug, TenantId, WorkspaceId};
 use serde_json::{Map, Value};
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
-use crate::{Error, row};
+use crate::{Error, List, Window, row};
 
 const TABLE: &str = "projects";
 
@@ -110,21 +110,27 @@ pub async fn find_in(
     row.as_ref().map(read).transpose()
 }
 
-/// Projects of a tenant, or of one workspace of it, oldest first, at most 1,000.
+/// Projects of a tenant, oldest first; of one workspace or with one id of the tenant's, if given.
+pub fn of_tenant(
+    tenant: TenantId,
+    workspace: Option<WorkspaceId>,
+    external: Option<String>,
+) -> List<Project> {
+    const ROWS: &str = "
+        from projects where tenant_id = $1 and ($2 = '' or workspace_id = $2)
+            and ($3 is null or external_project_id = $3)";
+    List::of(tenant, ROWS, read, |project| project.id.to_string())
+        .bind(Some(workspace.map(|id| id.to_string()).unwrap_or_default()))
+        .bind(external)
+}
+
+/// The same, at most 1,000.
 pub async fn list(
     db: &mut AnyConnection,
     tenant: TenantId,
     workspace: Option<WorkspaceId>,
 ) -> Result<Vec<Project>, Error> {
-    let rows = sqlx::query(
-        "select * from projects where tenant_id = $1 and ($2 = '' or workspace_id = $2)
-         order by id limit 1000",
-    )
-    .bind(tenant.to_string())
-    .bind(workspace.map(|id| id.to_string()).unwrap_or_default())
-    .fetch_all(db)
-    .await?;
-    rows.iter().map(read).collect()
+    of_tenant(tenant, workspace, None).window(db, &Window::default()).await
 }
 
 /// Writes name, description and metadata.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use miosa_types::{Digest, ProjectId, SandboxId, Size, Slug, TenantId, WorkloadId, WorkspaceId};
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
-use crate::{Error, row};
+use crate::{Error, List, row};
 
 const TABLE: &str = "sandboxes";
 
@@ -130,12 +130,6 @@ pub struct Filter {
     pub tag: Option<String>,
     /// Only those with these external ids, where given.
     pub external: External,
-    /// Only those older than this one.
-    pub before: Option<SandboxId>,
-    /// At most so many.
-    pub limit: u32,
-    /// Skip so many.
-    pub offset: u32,
 }
 
 impl Sandbox {
@@ -249,8 +243,10 @@ pub async fn by_name(
     row.map(|row| read(&row)).transpose()
 }
 
-const LIST: &str = "
-    select * from sandboxes
+/// A tenant's sandboxes, newest first.
+pub fn of_tenant(tenant: TenantId, filter: &Filter) -> List<Sandbox> {
+    const ROWS: &str = "
+    from sandboxes
     where tenant_id = $1
         and case
             when $2 is null then case when desired = 'running' then 1 else 0 end
@@ -264,29 +260,14 @@ const LIST: &str = "
         and ($3 is null or tags like $3 escape '\\')
         and ($4 is null or external_workspace_id = $4)
         and ($5 is null or external_project_id = $5)
-        and ($6 is null or external_user_id = $6)
-        and ($7 is null or id < $7)
-    order by id desc limit $8 offset $9";
-
-/// A tenant's sandboxes, newest first.
-pub async fn list(
-    db: &mut AnyConnection,
-    tenant: TenantId,
-    filter: &Filter,
-) -> Result<Vec<Sandbox>, Error> {
-    let rows = sqlx::query(LIST)
-        .bind(tenant.to_string())
-        .bind(filter.state.map(State::as_str))
+        and ($6 is null or external_user_id = $6)";
+    List::of(tenant, ROWS, read, |sandbox| sandbox.id.to_string())
+        .newest_first()
+        .bind(filter.state.map(|state| state.as_str().to_owned()))
         .bind(filter.tag.as_deref().map(tag_pattern))
         .bind(filter.external.workspace.clone())
         .bind(filter.external.project.clone())
         .bind(filter.external.user.clone())
-        .bind(filter.before.map(|id| id.to_string()))
-        .bind(i64::from(filter.limit))
-        .bind(i64::from(filter.offset))
-        .fetch_all(db)
-        .await?;
-    rows.iter().map(read).collect()
 }
 
 /// A pattern for `like` that finds `tag` in a JSON array of texts.

@@ -5,7 +5,7 @@ use miosa_types::{Branding, Slug, TenantId};
 use serde_json::{Map, Value};
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
-use crate::{Error, row};
+use crate::{Error, List, Window, row};
 
 const TABLE: &str = "tenants";
 
@@ -75,10 +75,14 @@ pub async fn find_by_slug(db: &mut AnyConnection, slug: &str) -> Result<Option<T
     row.as_ref().map(read).transpose()
 }
 
+/// Every tenant, oldest first: for the operator.
+pub fn all() -> List<Tenant> {
+    List::of_all("from tenants where 1 = 1", read, |tenant| tenant.id.to_string())
+}
+
 /// Tenants, oldest first, at most 10,000: for the operator and for routes.
 pub async fn list(db: &mut AnyConnection) -> Result<Vec<Tenant>, Error> {
-    let rows = sqlx::query("select * from tenants order by id limit 10000").fetch_all(db).await?;
-    rows.iter().map(read).collect()
+    all().window(db, &Window::first(10_000)).await
 }
 
 const UPDATE: &str = "

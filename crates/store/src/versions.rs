@@ -8,7 +8,7 @@ use miosa_types::{
 use serde_json::Value;
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
-use crate::{Error, row};
+use crate::{Error, List, Window, row};
 
 const TABLE: &str = "versions";
 
@@ -124,7 +124,27 @@ pub async fn find(
     row.as_ref().map(read).transpose()
 }
 
-/// Versions of a tenant's deployment, newest first, at most `limit`, with numbers below `before`.
+/// Versions of a deployment, newest first; in one state, or only those that have an artifact, if
+/// asked for.
+pub fn of_deployment(
+    tenant: TenantId,
+    deployment: DeploymentId,
+    state: Option<VersionState>,
+    is_built: bool,
+) -> List<Version> {
+    const ROWS: &str = "
+        from versions
+        where tenant_id = $1 and deployment_id = $2 and ($3 = '' or state = $3)
+            and ($4 = '' or artifact_digest is not null)";
+    List::of(tenant, ROWS, read, |version| version.number.to_string())
+        .by_number("number")
+        .newest_first()
+        .bind(Some(deployment.to_string()))
+        .bind(Some(state.map(|state| state.as_str().to_owned()).unwrap_or_default()))
+        .bind(Some(if is_built { "built" } else { "" }.to_owned()))
+}
+
+/// The newest versions of a deployment that are older than number `before`.
 pub async fn list(
     db: &mut AnyConnection,
     tenant: TenantId,
@@ -132,17 +152,9 @@ pub async fn list(
     before: Option<u32>,
     limit: u32,
 ) -> Result<Vec<Version>, Error> {
-    const LIST: &str = "
-        select * from versions where tenant_id = $1 and deployment_id = $2 and number < $3
-        order by number desc limit $4";
-    let rows = sqlx::query(LIST)
-        .bind(tenant.to_string())
-        .bind(deployment.to_string())
-        .bind(before.map_or(i64::MAX, i64::from))
-        .bind(i64::from(limit))
-        .fetch_all(db)
-        .await?;
-    rows.iter().map(read).collect()
+    let after = before.map(|number| number.to_string());
+    let window = Window { after, ..Window::first(limit) };
+    of_deployment(tenant, deployment, None, false).window(db, &window).await
 }
 
 /// Versions of all tenants in one state after `after`, oldest first, at most 1,000.

@@ -5,7 +5,7 @@ use miosa_types::{Slug, TenantId, WorkspaceId};
 use serde_json::{Map, Value};
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
-use crate::{Error, row};
+use crate::{Error, List, Window, row};
 
 const TABLE: &str = "workspaces";
 
@@ -89,13 +89,15 @@ pub async fn find(
     row.as_ref().map(read).transpose()
 }
 
-/// Workspaces of a tenant, oldest first, at most 1,000.
+/// Workspaces of a tenant, oldest first.
+pub fn of_tenant(tenant: TenantId) -> List<Workspace> {
+    const ROWS: &str = "from workspaces where tenant_id = $1";
+    List::of(tenant, ROWS, read, |workspace| workspace.id.to_string())
+}
+
+/// The same, at most 1,000.
 pub async fn list(db: &mut AnyConnection, tenant: TenantId) -> Result<Vec<Workspace>, Error> {
-    let rows = sqlx::query("select * from workspaces where tenant_id = $1 order by id limit 1000")
-        .bind(tenant.to_string())
-        .fetch_all(db)
-        .await?;
-    rows.iter().map(read).collect()
+    of_tenant(tenant).window(db, &Window::default()).await
 }
 
 /// Writes name, description and metadata.

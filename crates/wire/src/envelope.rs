@@ -18,6 +18,30 @@ impl<T> Data<T> {
     }
 }
 
+/// A part of a list: `{"data": […], "next_cursor": …}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Listed<T> {
+    /// The rows.
+    pub data: Vec<T>,
+    /// `cursor` of the next part; null on the last.
+    pub next_cursor: Option<String>,
+    /// Which page it is, if asked for so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page: Option<PageOf>,
+}
+
+/// Which page of how many rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Page)]
+pub struct PageOf {
+    /// Its number, from 1.
+    pub page: u32,
+    /// Most rows that it has.
+    pub page_size: u32,
+    /// Rows of all pages.
+    pub total: u64,
+}
+
 /// A failed answer.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ErrorEnvelope {

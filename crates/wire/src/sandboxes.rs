@@ -205,16 +205,6 @@ pub struct Sandbox {
     pub end_reason: Option<String>,
 }
 
-/// A page of sandboxes.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-#[schema(as = SandboxPage)]
-pub struct Page {
-    /// The sandboxes, newest first.
-    pub data: Vec<Sandbox>,
-    /// `cursor` of the next page; null on the last.
-    pub next_cursor: Option<String>,
-}
-
 /// `PATCH /sandboxes/:id/tags`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[schema(as = TagSandbox)]

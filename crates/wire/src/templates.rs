@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::envelope::PageOf;
+
 use crate::sandboxes::{ExecResult, Process, ResourceContract};
 
 /// A row of `GET /sandbox-templates`.
@@ -56,15 +58,25 @@ pub struct Template {
 pub struct Templates {
     /// The one that sandboxes get that name none.
     pub default_template_id: String,
-    /// All.
+    /// The templates.
     pub data: Vec<Template>,
+    /// `cursor` of the next part; null on the last.
+    pub next_cursor: Option<String>,
+    /// Which page it is, if asked for so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page: Option<PageOf>,
 }
 
 /// `GET /templates`.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Catalogue {
-    /// All.
+    /// The templates.
     pub data: Vec<Product>,
+    /// `cursor` of the next part; null on the last.
+    pub next_cursor: Option<String>,
+    /// Which page it is, if asked for so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page: Option<PageOf>,
     /// All again, where SDKs look.
     pub templates: Vec<Product>,
     /// Limits by name.

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::envelope::PageOf;
+
 /// `POST /workspaces`.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct NewWorkspace {
@@ -126,8 +128,13 @@ pub struct Project {
 pub struct ProjectList {
     /// The projects.
     pub data: Vec<Project>,
-    /// How many.
-    pub total: usize,
+    /// How many there are, on all pages.
+    pub total: u64,
+    /// `cursor` of the next part; null on the last.
+    pub next_cursor: Option<String>,
+    /// Which page it is, if asked for so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page: Option<PageOf>,
 }
 
 /// How a caller names workspace and project; the default ones if it names none.

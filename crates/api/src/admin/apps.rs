@@ -7,7 +7,7 @@ use miosa_control::{
     deployments::{self, Filter, Shown},
 };
 use miosa_provider::{Observed, Owner};
-use miosa_store::tenants;
+use miosa_store::{Window, deployments::of_tenant, tenants};
 use miosa_types::{deployment::VersionKind, host};
 use serde::Serialize;
 
@@ -46,10 +46,12 @@ pub(super) async fn all(
     let known = tenants::list(&mut *control.store.conn().await?).await?;
     let mut apps = Vec::new();
     for tenant in known {
-        let mut filter = Filter::default();
+        let mut window = Window::first(PAGE);
+        let all = of_tenant(tenant.id, &Filter::default());
         loop {
-            let page = deployments::list(control, tenant.id, &filter, PAGE).await?;
-            filter.before = page.last().map(|last| last.deployment.id);
+            let rows = all.window(&mut *control.store.conn().await?, &window).await?;
+            window.after = rows.last().map(|last| last.id.to_string());
+            let page = deployments::show_all(control, tenant.id, rows).await?;
             let is_last = page.len() < PAGE as usize;
             let slug = tenant.slug.as_str();
             apps.extend(page.into_iter().map(|shown| app(slug, shown, replicas)));

@@ -167,7 +167,8 @@ fn parameters(one: &Operation) -> Vec<Value> {
         Some(json!({ "name": name, "in": "path", "required": true, "schema": schema,
             "description": description }))
     });
-    let in_query = one.query.iter().map(|(name, kind, description): &Parameter| {
+    let paging = if one.is_paged { crate::paging::PARAMETERS } else { &[] };
+    let in_query = one.query.iter().chain(paging).map(|(name, kind, description): &Parameter| {
         let needed = description.ends_with(" Required.");
         json!({ "name": name, "in": "query", "required": needed, "schema": { "type": kind },
             "description": description.trim_end_matches(" Required.") })

@@ -43,6 +43,8 @@ pub struct Operation {
     pub(super) summary: &'static str,
     pub(super) tag: &'static str,
     pub(super) query: &'static [Parameter],
+    /// Whether it is a list that comes in parts.
+    pub(super) is_paged: bool,
     pub(super) body: Option<Shape>,
     pub(super) answers: Vec<(u16, Shape)>,
     /// Statuses of errors beyond those that follow from the rest.
@@ -66,6 +68,7 @@ macro_rules! methods {
                 summary,
                 tag: "",
                 query: &[],
+                is_paged: false,
                 body: None,
                 answers: vec![],
                 fails: &[],
@@ -101,9 +104,14 @@ impl Operation {
         self.gives(200, data::<T>())
     }
 
-    /// Answers 200 with objects, as `{"data": […]}`.
+    /// Answers 200 with a part of a list, as `{"data": […], "next_cursor": …}`.
     pub(super) fn lists<T: ToSchema>(self) -> Self {
-        self.gives(200, list::<T>())
+        self.gives(200, list::<T>()).paged()
+    }
+
+    /// Takes the parameters of every list.
+    pub(super) fn paged(self) -> Self {
+        Self { is_paged: true, ..self }
     }
 
     /// Answers 201 with an object, as `{"data": …}`.
@@ -131,7 +139,7 @@ impl Operation {
         if self.path.contains('{') {
             errors.extend([400, 404]);
         }
-        if !self.query.is_empty() {
+        if self.is_paged || !self.query.is_empty() {
             errors.extend([400, 422]);
         }
         if self.body.is_some() {
@@ -181,11 +189,22 @@ pub(super) fn data<T: ToSchema>() -> Shape {
     enveloped(of::<T>())
 }
 
-/// `{"data": […]}`.
-pub(super) fn list<T: ToSchema>() -> Shape {
-    let one = of::<T>();
-    let schema = json!({ "type": "array", "items": one.schema });
-    enveloped(Shape { schema, ..one })
+/// A part of a list.
+fn list<T: ToSchema>() -> Shape {
+    let (one, page) = (of::<T>(), of::<miosa_wire::envelope::PageOf>());
+    let schema = json!({
+        "type": "object",
+        "required": ["data", "next_cursor"],
+        "properties": {
+            "data": { "type": "array", "items": one.schema },
+            "next_cursor": {
+                "type": ["string", "null"],
+                "description": "`cursor` of the next part; null on the last.",
+            },
+            "page": page.schema,
+        },
+    });
+    Shape { schema, parts: [one.parts, page.parts].concat(), ..one }
 }
 
 fn plain(media: &'static str, schema: Value) -> Shape {

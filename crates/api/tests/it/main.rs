@@ -6,6 +6,7 @@ mod domains;
 mod idempotency;
 mod limits;
 mod openapi;
+mod paging;
 mod protocol;
 mod requests;
 mod support;

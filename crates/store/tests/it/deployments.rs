@@ -1,10 +1,10 @@
 //! The table of deployments.
 
 use miosa_store::{
-    Error,
+    Error, Window,
     deployments::{
-        External, Filter, all, find, find_by_name, find_in_project, insert, list, observe, page,
-        set_failure, update,
+        External, Filter, all, find, find_by_name, find_in_project, insert, observe, of_tenant,
+        page, set_failure, update,
     },
 };
 
@@ -87,12 +87,15 @@ async fn lists_hold_only_what_the_filter_names_and_only_one_tenants(bench: Bench
         (of(&|filter| filter.external = user.clone()), vec![&one]),
         (of(&|filter| filter.project = Some(home.project.id)), vec![&two, &one]),
         (of(&|filter| filter.project = Some(other.project.id)), vec![]),
-        (of(&|filter| filter.before = Some(two.id)), vec![&one]),
     ] {
-        let found = list(&mut db, tenant, &filter, 10).await.unwrap();
+        let found = of_tenant(tenant, &filter).window(&mut db, &Window::default()).await.unwrap();
         assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{filter:?}");
     }
-    assert_eq!(list(&mut db, tenant, &everything, 1).await.unwrap(), [two.clone()]);
+    let all = of_tenant(tenant, &everything);
+    assert_eq!(all.window(&mut db, &Window::first(1)).await.unwrap(), [two.clone()]);
+    let after = Window { after: Some(two.id.to_string()), ..Window::default() };
+    assert_eq!(all.window(&mut db, &after).await.unwrap(), [one.clone()]);
+    assert_eq!(all.count(&mut db).await.unwrap(), 2);
     let found = find_by_name(&mut db, tenant, "one").await.unwrap();
     assert_eq!(found, Some(one.clone()), "a slug comes before a name");
     let found = find_in_project(&mut db, tenant, home.project.id, "one").await.unwrap();

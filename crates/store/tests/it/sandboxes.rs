@@ -1,8 +1,10 @@
 //! The table of sandboxes.
 
 use miosa_store::{
-    Error,
-    sandboxes::{Desired, External, Filter, State, by_name, get, insert, list, unfinished, update},
+    Error, Window,
+    sandboxes::{
+        Desired, External, Filter, State, by_name, get, insert, of_tenant, unfinished, update,
+    },
 };
 
 use crate::support::{Bench, on_both};
@@ -76,7 +78,7 @@ async fn lists_hold_only_what_the_filter_names_and_only_one_tenants(bench: Bench
         }
         update(&mut db, sandbox, bench.env.now()).await.unwrap();
     }
-    let base = Filter { limit: 10, ..Filter::default() };
+    let base = Filter::default();
     let of = |state| Filter { state: Some(state), ..base.clone() };
     let tag = |tag: &str| Filter { tag: Some(tag.into()), ..base.clone() };
     let user = External { user: Some("u2".into()), ..External::default() };
@@ -92,15 +94,23 @@ async fn lists_hold_only_what_the_filter_names_and_only_one_tenants(bench: Bench
         (tag("plain"), vec![2, 1]),
         (tag("plai"), vec![]),
         (Filter { external: user, ..base.clone() }, vec![1]),
-        (Filter { limit: 2, offset: 1, ..base.clone() }, vec![1, 0]),
-        (Filter { before: Some(all[2].id), ..base.clone() }, vec![1, 0]),
     ] {
-        let found = list(&mut db, one.tenant, &filter).await.unwrap();
+        let list = of_tenant(one.tenant, &filter);
+        let found = list.window(&mut db, &Window::default()).await.unwrap();
+        assert_eq!(list.count(&mut db).await.unwrap(), expected.len() as u64, "{filter:?}");
         let expected: Vec<_> = expected.into_iter().map(|n: usize| all[n].clone()).collect();
         assert_eq!(found, expected, "{filter:?}");
         for sandbox in found {
             assert!(filter.state.is_none_or(|state| state == sandbox.state()));
         }
+    }
+    let list = of_tenant(one.tenant, &base);
+    for window in [
+        Window { offset: 1, ..Window::first(2) },
+        Window { after: Some(all[2].id.to_string()), ..Window::default() },
+    ] {
+        let found = list.window(&mut db, &window).await.unwrap();
+        assert_eq!(found, [all[1].clone(), all[0].clone()], "{window:?}");
     }
     let named = by_name(&mut db, one.tenant, "dev").await.unwrap().unwrap();
     assert_eq!(named.id, all[1].id, "the newest that is wanted and has not ended");

@@ -16,15 +16,9 @@ const LIST: &[Parameter] = &[
     ("external_workspace_id", "string", "Only with this id of yours."),
     ("external_project_id", "string", "Only with this id of yours."),
     ("external_user_id", "string", "Only with this id of yours."),
-    ("limit", "integer", "Longest page; 100 if not given."),
-    ("cursor", "string", "Id of the last one of the page before."),
 ];
 
-const LIST_VERSIONS: &[Parameter] = &[
-    ("state", "string", "Only in this state."),
-    ("limit", "integer", "Longest page; 100 if not given."),
-    ("cursor", "integer", "Number of the last version of the page before."),
-];
+const LIST_VERSIONS: &[Parameter] = &[("state", "string", "Only in this state.")];
 
 const LINES: &[Parameter] =
     &[("lines", "integer", "How many of the last lines; 100 if not given.")];

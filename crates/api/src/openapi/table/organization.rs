@@ -4,7 +4,7 @@ use miosa_wire::{health, keys, tenants, workspaces as ws};
 
 use crate::openapi::operation::{
     Access::{self, AnyKey, Open, Operator, Scope},
-    Operation, delete, get, list, nothing, object, object_data, of, patch, post, put,
+    Operation, delete, get, nothing, object, object_data, of, patch, post, put,
 };
 
 const TENANT: Access = Scope("tenant:write");
@@ -101,7 +101,8 @@ pub(super) fn workspaces() -> Vec<Operation> {
                 ("workspace_id", "string", "Only of this workspace."),
                 ("external_project_id", "string", "Only with this id of yours."),
             ])
-            .gives(200, of::<ws::ProjectList>()),
+            .gives(200, of::<ws::ProjectList>())
+            .paged(),
         post("/projects", "createProject", WRITE, "Makes a project")
             .takes::<ws::NewProject>()
             .makes::<ws::Project>()
@@ -119,7 +120,7 @@ pub(super) fn workspaces() -> Vec<Operation> {
 pub(super) fn operator() -> Vec<Operation> {
     vec![
         get("/admin/tenants", "listAllOrganizations", Operator, "All organizations")
-            .gives(200, list::<tenants::Tenant>()),
+            .lists::<tenants::Tenant>(),
         post("/admin/tenants", "createOrganization", Operator, "Makes an organization and a key")
             .takes::<tenants::NewTenant>()
             .makes::<tenants::TenantCreated>(),

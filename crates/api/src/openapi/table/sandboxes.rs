@@ -23,11 +23,6 @@ const LIST: &[Parameter] = &[
     ("external_workspace_id", "string", "Only with this id of yours."),
     ("external_project_id", "string", "Only with this id of yours."),
     ("external_user_id", "string", "Only with this id of yours."),
-    ("limit", "integer", "Longest page, at most 100."),
-    ("offset", "integer", "How many to leave out."),
-    ("cursor", "string", "`next_cursor` of the page before."),
-    ("page", "integer", "Number of the page, from 1."),
-    ("page_size", "integer", "Same as `limit`."),
 ];
 
 const LINES: &[Parameter] = &[
@@ -44,7 +39,7 @@ pub(super) fn sandboxes() -> Vec<Operation> {
             .fails(&[404, 503]),
         get("/sandboxes", "listSandboxes", READ, "Sandboxes, newest first")
             .query(LIST)
-            .gives(200, of::<sb::Page>()),
+            .lists::<sb::Sandbox>(),
         get("/sandboxes/by-name/{name}", "getSandboxByName", READ, "The newest of that name")
             .shows::<sb::Sandbox>(),
         get("/sandboxes/{id}", "getSandbox", READ, "One sandbox").shows::<sb::Sandbox>(),
@@ -139,11 +134,13 @@ pub(super) fn previews() -> Vec<Operation> {
 pub(super) fn templates() -> Vec<Operation> {
     vec![
         get("/sandbox-templates", "listTemplates", AnyKey, "All templates")
-            .gives(200, of::<tp::Templates>()),
+            .gives(200, of::<tp::Templates>())
+            .paged(),
         get("/sandbox-templates/{name}", "getTemplate", AnyKey, "One template")
             .shows::<tp::Template>(),
         get("/templates", "getCatalogue", AnyKey, "Templates, their sizes, how fast they start")
-            .gives(200, of::<tp::Catalogue>()),
+            .gives(200, of::<tp::Catalogue>())
+            .paged(),
         post("/sandboxes/{id}/template/start", "startTemplate", EXEC, "Starts the template's app")
             .takes::<tp::Start>()
             .shows::<tp::Started>()
