@@ -4,6 +4,7 @@
 //! on it is null, not zero.
 
 mod apps;
+mod pool;
 
 use std::collections::BTreeMap;
 
@@ -12,14 +13,17 @@ use jiff::Timestamp;
 use miosa_control::{driver::LastStep, edges::EdgeStatus, healing::Healed};
 use miosa_provider::{Observed, Owner};
 use miosa_store::certificates;
-use miosa_wire::Data;
+use miosa_wire::{Data, pool::Fill};
 use serde::Serialize;
 
 use crate::{AppState, Caller, Error, Json, metrics};
 
 /// Routes of this area.
 pub fn routes() -> Router<AppState> {
-    Router::new().route("/admin/status", get(status)).route("/admin/reconcilers", get(reconcilers))
+    Router::new()
+        .route("/admin/status", get(status))
+        .route("/admin/reconcilers", get(reconcilers))
+        .merge(pool::routes())
 }
 
 #[derive(Debug, Serialize)]
@@ -44,16 +48,6 @@ struct Status {
     reconcilers: BTreeMap<&'static str, LastStep>,
     edges: Vec<EdgeStatus>,
     certificates: Vec<Certificate>,
-}
-
-/// Warm slots of one target.
-#[derive(Debug, Serialize)]
-struct Fill {
-    template: String,
-    size: String,
-    wanted: u32,
-    ready: usize,
-    starting: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,6 +79,7 @@ async fn status(
         .into_iter()
         .map(|one| Certificate { names: one.names, not_after: one.not_after })
         .collect();
+    let targets = miosa_control::pool::targets(control).await?;
     let replicas = control.observed.replicas();
     let seen = replicas.as_deref();
     let reconcilers = state.steps.all();
@@ -95,7 +90,7 @@ async fn status(
         instances: seen.map(|all| counts(all, "version")),
         sandboxes: seen.map(|all| counts(all, "sandbox")),
         apps: apps::all(control, seen).await?,
-        pool: seen.map(|all| fill(&state, all)),
+        pool: seen.map(|all| pool::fill(&state, &targets, Some(all))),
         restarts: seen.map(|all| all.iter().map(|one| u64::from(one.restarts)).sum()),
         monitor: monitor(&state, seen.unwrap_or_default()),
         healing: control.healing.counts(),
@@ -117,27 +112,6 @@ async fn reconcilers(
 fn counts(replicas: &[Observed], owner: &str) -> BTreeMap<&'static str, usize> {
     let of_owner = metrics::by_phase(replicas).into_iter().filter(|((who, _), _)| *who == owner);
     of_owner.map(|((_, phase), count)| (phase, count)).collect()
-}
-
-fn fill(state: &AppState, replicas: &[Observed]) -> Vec<Fill> {
-    let control = &state.control;
-    let targets = control.config.pool.iter().map(|target| {
-        let template = control.templates.resolve(&target.template).map(|found| found.digest);
-        let slots: Vec<_> = replicas
-            .iter()
-            .filter(|one| one.owner == Owner::Pool && one.size == target.size)
-            .filter(|one| template.is_none_or(|digest| one.template == digest))
-            .collect();
-        let ready = slots.iter().filter(|one| one.phase.ready().is_some()).count();
-        Fill {
-            template: target.template.clone(),
-            size: target.size.tier().map_or("custom", miosa_types::size::Tier::as_str).to_owned(),
-            wanted: target.count,
-            ready,
-            starting: slots.len() - ready,
-        }
-    });
-    targets.collect()
 }
 
 fn monitor(state: &AppState, replicas: &[Observed]) -> Monitor {

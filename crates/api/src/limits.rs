@@ -137,7 +137,9 @@ impl Limits {
                 }
             }
         }
-        taken.into_iter().for_each(|(who, bucket)| buckets.put(who, bucket));
+        for (who, bucket) in taken {
+            buckets.put(who, bucket);
+        }
         Ok(())
     }
 }

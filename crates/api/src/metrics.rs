@@ -14,7 +14,10 @@ use std::{
 };
 
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
-use miosa_control::healing::{BUCKETS_MS, Healed};
+use miosa_control::{
+    healing::{BUCKETS_MS, Healed},
+    pool::{BOUNDS_MS, BootPath},
+};
 use miosa_provider::{Observed, Owner, Phase};
 use tokio::{io::AsyncReadExt as _, net::UnixStream};
 
@@ -72,6 +75,7 @@ fn text(state: &AppState) -> String {
     out.family("platform_build_info", "gauge", "which program this is");
     out.sample("platform_build_info", &build, 1);
     process(&mut out);
+    pool(&mut out, state);
     reconcilers(&mut out, state);
     out.family("platform_rate_limited_total", "counter", "requests refused for their number");
     out.sample("platform_rate_limited_total", &[], state.limits.refused());
@@ -124,6 +128,32 @@ fn reconcilers(out: &mut Text, state: &AppState) {
     for (name, step) in &steps {
         let failed = step.report.failed;
         out.sample("platform_reconciler_failed_objects", &[("reconciler", name)], failed);
+    }
+}
+
+fn pool(out: &mut Text, state: &AppState) {
+    let stats = &state.control.pool;
+    for (name, help, value) in [
+        ("platform_pool_hits_total", "sandboxes that got a warm slot", stats.hits()),
+        ("platform_pool_misses_total", "sandboxes for which there was none", stats.misses()),
+        ("platform_pool_refill_failures_total", "warm slots that failed", stats.refill_failures()),
+    ] {
+        out.family(name, "counter", help);
+        out.sample(name, &[], value);
+    }
+    let name = "platform_sandbox_start_seconds";
+    out.family(name, "histogram", "from create until it takes commands");
+    for (word, boot_path) in [("warm", BootPath::Warm), ("cold", BootPath::Cold)] {
+        let waits = stats.waits(boot_path);
+        let mut below = 0;
+        for (bound, count) in BOUNDS_MS.iter().zip(waits.buckets) {
+            below += count;
+            let le = Duration::from_millis(*bound).as_secs_f64().to_string();
+            out.sample(&format!("{name}_bucket"), &[("boot", word), ("le", &le)], below);
+        }
+        out.sample(&format!("{name}_bucket"), &[("boot", word), ("le", "+Inf")], waits.count);
+        out.sample(&format!("{name}_sum"), &[("boot", word)], waits.sum.as_secs_f64());
+        out.sample(&format!("{name}_count"), &[("boot", word)], waits.count);
     }
 }
 

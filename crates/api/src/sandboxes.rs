@@ -68,6 +68,7 @@ impl From<ControlError> for Error {
             ControlError::NotRunning { .. } => {
                 Self::Conflict { code: "SANDBOX_NOT_RUNNING", message, retryable: false }
             }
+            ControlError::TooLarge(_) => Self::Invalid { field: "size", message },
             ControlError::NoRoom { .. } => {
                 Self::Busy { code: "NO_SPACE", message, retry_after_ms: 30_000 }
             }

@@ -5,6 +5,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod down;
+pub(crate) mod pool;
 pub(crate) mod sandbox;
 pub(crate) mod status;
 mod table;

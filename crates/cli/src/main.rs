@@ -67,6 +67,9 @@ enum Command {
     /// Make and list tenants.
     #[command(subcommand)]
     Tenant(commands::tenant::Command),
+    /// Show and set what the warm pool keeps.
+    #[command(subcommand)]
+    Pool(commands::pool::Command),
     /// Make sandboxes, list them, run commands in them.
     #[command(subcommand)]
     Sandbox(commands::sandbox::Command),
@@ -135,6 +138,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(arguments) => commands::doctor::run(&arguments)?,
         Command::Config(command) => commands::config::run(&command)?,
         Command::Template(command) => commands::template::run(&command)?,
+        Command::Pool(command) => commands::pool::run(&command)?,
         Command::Tenant(command) => commands::tenant::run(&command)?,
         Command::Completions(arguments) => {
             commands::completions::run(&arguments, &mut Cli::command());

@@ -61,6 +61,8 @@ pub struct Control {
     pub templates: Arc<dyn templates::Catalogue>,
     /// Sandboxes that a task of this process brings up: `InHand::default()`.
     pub in_hand: sandboxes::InHand,
+    /// What the warm pool did: `pool::Stats::default()`.
+    pub pool: pool::Stats,
     /// Blobs by digest.
     pub artifacts: ArtifactStore,
     /// Time, ids, randomness.
@@ -82,7 +84,7 @@ pub struct Config {
     pub addresses: Vec<std::net::IpAddr>,
     /// Folder of durable data.
     pub data_dir: PathBuf,
-    /// Warm slots to keep.
+    /// Warm slots to keep, if the operator set nothing else on the running platform.
     pub pool: Vec<PoolTarget>,
     /// Serve apps on plain HTTP instead of answering 308.
     pub plain_http: bool,
@@ -91,7 +93,7 @@ pub struct Config {
 }
 
 /// How many warm slots to keep for one template and size.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PoolTarget {
     /// Template name.
     pub template: String,

@@ -4,6 +4,9 @@
 //! one; a slot is taken once, in the transaction that adds its sandbox; a taken slot never
 //! returns, even if the hand-over failed.
 
+mod stats;
+mod targets;
+
 use jiff::Timestamp;
 use miosa_provider::{Observed, Owner, Phase};
 use miosa_store::{
@@ -12,6 +15,10 @@ use miosa_store::{
 };
 use miosa_types::{Digest, SandboxId, Size, WorkloadId};
 use sqlx::AnyConnection;
+
+pub use miosa_store::sandboxes::BootPath;
+pub use stats::{BOUNDS_MS, Stats, Waits};
+pub use targets::{Targets, TooLarge, check_fits, set_targets, targets};
 
 /// Slots looked at for one sandbox.
 const LOOK_AT: u32 = 256;

@@ -98,6 +98,9 @@ pub enum Error {
         /// Why, as far as known.
         why: String,
     },
+    /// The host can never give that size.
+    #[error(transparent)]
+    TooLarge(#[from] pool::TooLarge),
     /// The host has no room for another one now.
     #[error("no sandbox can be started: {reason}")]
     NoRoom {
@@ -142,6 +145,7 @@ pub async fn create(
     if let Err(miosa_provider::Error::Quota { reason }) = control.provider.room().await {
         return Err(Error::NoRoom { reason });
     }
+    pool::check_fits(new.size, control.provider.memory().await)?;
     let mut tx = control.store.begin().await?;
     let found = tenants::find(&mut tx, tenant).await?;
     let domain = found.and_then(|tenant| tenant.preview_domain);
@@ -158,6 +162,7 @@ pub async fn create(
     // In hand before the row can be seen, so that the reconciler does not begin beside us.
     let guard = control.in_hand.enter(row.id);
     tx.commit().await.map_err(miosa_store::Error::from)?;
+    control.pool.took(slot.is_some());
     control.wakes.pool.notify_one();
     control.wakes.routes.notify_one();
     let Some(guard) = guard else { return Ok(row) };

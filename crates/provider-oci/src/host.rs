@@ -146,6 +146,16 @@ pub(crate) fn remove_bundle(names: &Names, id: &str) -> io::Result<()> {
     files::remove_dir_all(&bundle(names, id))
 }
 
+/// What `/proc/meminfo` says. Pure.
+pub(crate) fn memory(text: &str) -> Option<miosa_provider::Memory> {
+    let mib = |name: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? / 1024)
+    };
+    let (total_mib, available_mib) = (mib("MemTotal:")?, mib("MemAvailable:")?);
+    Some(miosa_provider::Memory { total_mib, available_mib })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,5 +181,13 @@ mod tests {
         assert_eq!(shared.ca_bundle_for(&rootfs), None);
         std::fs::write(&theirs, "b").unwrap();
         assert_eq!(shared.ca_bundle_for(&rootfs), Some(&*ours));
+    }
+
+    #[test]
+    fn memory_is_read_from_what_the_kernel_says() {
+        let text = "MemTotal:       24609244 kB\nMemFree: 1 kB\nMemAvailable:   20480000 kB\n";
+        let memory = memory(text).unwrap();
+        assert_eq!((memory.total_mib, memory.available_mib), (24_032, 20_000));
+        assert!(super::memory("MemTotal: 1024 kB\n").is_none());
     }
 }

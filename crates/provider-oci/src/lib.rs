@@ -39,7 +39,7 @@ use std::{
 
 use async_trait::async_trait;
 use miosa_provider::{
-    Caps, Confinement, Error as ProviderError, Events, Key, Missing, Owner, Provider, When,
+    Caps, Confinement, Error as ProviderError, Events, Key, Memory, Missing, Owner, Provider, When,
     WorkloadSpec, board::Board,
 };
 use miosa_types::{InstanceId, Size};
@@ -319,6 +319,10 @@ impl Provider for OciProvider {
 
     async fn room(&self) -> Result<(), ProviderError> {
         self.has_room()
+    }
+
+    async fn memory(&self) -> Option<Memory> {
+        host::memory(&fs_err::read_to_string("/proc/meminfo").ok()?)
     }
 
     async fn cpu_time(&self, instance: InstanceId) -> Option<Duration> {

@@ -59,12 +59,26 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// [`Provider::apply`] of one and [`Provider::claim`] answer with then.
     async fn room(&self) -> Result<(), Error>;
 
+    /// Memory of the host; `None` if there is no single host, or if it cannot be told.
+    async fn memory(&self) -> Option<Memory> {
+        None
+    }
+
     /// CPU time that a replica has used since it began; `None` if that cannot be told.
     async fn cpu_time(&self, instance: InstanceId) -> Option<Duration>;
 
     /// A `Snapshot` first, then changes, in order. When the stream ends nothing is known (which
     /// is not "gone"): watch again and compare with the new snapshot.
     async fn watch(&self) -> Result<Events, Error>;
+}
+
+/// Memory of a host, in MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// All of it.
+    pub total_mib: u64,
+    /// What a new program could have without anything being paged out.
+    pub available_mib: u64,
 }
 
 /// What [`Provider::watch`] returns.

@@ -150,6 +150,7 @@ impl Platform {
             healing: miosa_control::healing::Healing::default(),
             templates: Arc::new(Fixed(vec![template()])),
             in_hand: InHand::default(),
+            pool: miosa_control::pool::Stats::default(),
             artifacts: ArtifactStore::open(&data_dir.join("artifacts")).expect("a store"),
             env: self.env.clone(),
             config: config(data_dir, self.pool),

@@ -10,6 +10,7 @@ pub mod events;
 pub mod files;
 pub mod health;
 pub mod keys;
+pub mod pool;
 pub mod previews;
 pub mod sandboxes;
 pub mod templates;

@@ -88,12 +88,11 @@ async fn a_key_cannot_make_one_that_may_ask_more_often() {
     ] {
         let body = json!({ "name": "k", "rate_limit_rpm": wanted });
         let answer = platform.call(Method::POST, "/api/v1/api-keys", by, body).await;
-        match got {
-            Some(rpm) => assert_eq!(answer.body["data"]["rate_limit_rpm"], rpm, "{answer:?}"),
-            None => {
-                assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{wanted}");
-                assert_eq!(answer.body["errors"][0]["field"], "rate_limit_rpm");
-            }
+        if let Some(rpm) = got {
+            assert_eq!(answer.body["data"]["rate_limit_rpm"], rpm, "{answer:?}");
+        } else {
+            assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{wanted}");
+            assert_eq!(answer.body["errors"][0]["field"], "rate_limit_rpm");
         }
     }
 }

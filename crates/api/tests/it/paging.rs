@@ -81,7 +81,7 @@ async fn walk(platform: &Platform, path: &str, key: &str, all: &[String]) {
         let body = get(format!("limit=3&cursor={cursor}")).await;
         assert!(body["page"].is_null(), "{path}: nobody asked for a page");
         by_cursor.extend(ids(&body));
-        cursor = body["next_cursor"].as_str().unwrap_or_default().to_owned();
+        body["next_cursor"].as_str().unwrap_or_default().clone_into(&mut cursor);
         if cursor.is_empty() {
             break;
         }

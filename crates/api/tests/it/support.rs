@@ -79,6 +79,7 @@ impl Platform {
             healing: miosa_control::healing::Healing::default(),
             templates: Arc::new(Fixed(vec![template()])),
             in_hand: InHand::default(),
+            pool: miosa_control::pool::Stats::default(),
             artifacts: ArtifactStore::open(&dir.path().join("artifacts")).unwrap(),
             env,
             config: miosa_control::Config {

@@ -145,6 +145,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Arc<Control>> {
         suspects: Suspects::default(),
         healing: miosa_control::healing::Healing::default(),
         in_hand: miosa_control::sandboxes::InHand::default(),
+        pool: miosa_control::pool::Stats::default(),
         artifacts,
         env,
         config: miosa_control::Config {

@@ -2,7 +2,10 @@
 //!
 //! [`plan`] decides and does no I/O. At most one slot starts at a time, and none while a sandbox
 //! of a tenant comes up, so that filling never starves a create. A target whose slots fail rests
-//! longer each time and keeps no other from its turn.
+//! longer each time and keeps no other from its turn. A host that is short of memory gets that of
+//! the slots first.
+
+mod pressure;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -17,8 +20,11 @@ use miosa_types::{Digest, Size, WorkloadId};
 use tokio::sync::Notify;
 
 use crate::{
-    Control, Reconciler, Report, back_off::BackOff, driver::StepError, sandboxes::START_DEADLINE,
+    Control, Reconciler, Report, back_off::BackOff, driver::StepError, pool::targets as wanted,
+    sandboxes::START_DEADLINE,
 };
+
+pub use pressure::{Pressure, pressure, under};
 
 /// Slots looked at in one step; targets beyond it are not filled.
 const LOOK_AT: u32 = 1000;
@@ -216,14 +222,17 @@ impl Reconciler for Pool {
         let Some(seen) = control.observed.replicas() else { return Ok(Report::default()) };
         let free: Vec<_> = rows.iter().map(|slot| free(slot, &seen)).collect();
         let is_busy = control.in_hand.count() > 0;
-        let (targets, now) = (targets(control), control.env.now());
+        let memory = control.provider.memory().await;
+        let (targets, now) = (resolve(control, &wanted(control).await?.all), control.env.now());
         let failures = {
             let mut failures = self.failures();
+            control.pool.failed(count_news(&free, &failures, now));
             *failures = learn(&targets, &free, std::mem::take(&mut failures), now);
             failures.clone()
         };
         let mut report = Report { looked_at: free.len(), ..Report::default() };
-        for action in plan(&targets, &free, &failures, is_busy, now) {
+        let actions = plan(&targets, &free, &failures, is_busy, now);
+        for action in under(pressure(memory), &free, actions) {
             match self.act(&rows, &action).await {
                 Ok(()) => report.acted += 1,
                 Err(error) => {
@@ -253,6 +262,7 @@ impl Pool {
             let (workload, digest, size) = (slot.workload, slot.template_digest, slot.size);
             let at = self.control.env.now();
             self.failures().push(Failure { workload, digest, size, at });
+            self.control.pool.failed(1);
         }
         Ok(started?)
     }
@@ -291,14 +301,23 @@ impl Pool {
     }
 }
 
-fn targets(control: &Control) -> Vec<Target> {
+/// Slots that are seen to have failed for the first time.
+fn count_news(free: &[Free], failures: &[Failure], now: Timestamp) -> u64 {
+    let is_news = |slot: &&Free| {
+        is_spoilt(slot, now) && failures.iter().all(|known| known.workload != slot.workload)
+    };
+    u64::try_from(free.iter().filter(is_news).count()).unwrap_or(u64::MAX)
+}
+
+/// What the targets mean now; those of a template that is not there are left out.
+fn resolve(control: &Control, wanted: &[crate::PoolTarget]) -> Vec<Target> {
     let resolve = |target: &crate::PoolTarget| {
         let template = control.templates.resolve(&target.template)?;
         let count = usize::try_from(target.count).unwrap_or(usize::MAX);
         let (digest, template) = (template.digest, template.name);
         Some(Target { template, digest, size: target.size, count })
     };
-    control.config.pool.iter().filter_map(resolve).collect()
+    wanted.iter().filter_map(resolve).collect()
 }
 
 fn free(slot: &Slot, seen: &[Observed]) -> Free {

@@ -197,6 +197,7 @@ pub(crate) async fn bench(pool: &[(Size, u32)]) -> Bench {
         healing: crate::healing::Healing::default(),
         templates: Arc::new(Fixed(vec![template(b"one")])),
         in_hand: InHand::default(),
+        pool: crate::pool::Stats::default(),
         artifacts: ArtifactStore::open(&folder.path().join("artifacts")).unwrap(),
         env,
         config: Config {

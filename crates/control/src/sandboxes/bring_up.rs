@@ -155,6 +155,7 @@ async fn start(control: &Control, row: &Sandbox) -> Result<(), NotYet> {
 async fn greet(control: &Control, row: &Sandbox, endpoint: &Endpoint) -> Result<(), NotYet> {
     tracing::debug!(sandbox = %row.id, addr = %endpoint.addr, "sandbox takes commands");
     let now = control.env.now();
+    let mut is_first = false;
     let fresh = edit(control, row.tenant, row.id, |fresh| {
         let is_news = fresh.ready_at.is_none()
             && fresh.desired == Desired::Running
@@ -162,9 +163,14 @@ async fn greet(control: &Control, row: &Sandbox, endpoint: &Endpoint) -> Result<
         if is_news {
             fresh.ready_at = Some(now);
         }
+        is_first = is_news;
         is_news
     })
     .await?;
+    if is_first {
+        let wait = now.duration_since(row.created_at).unsigned_abs();
+        control.pool.ready(row.boot_path, wait);
+    }
     control.wakes.routes.notify_one();
     if fresh.desired == Desired::Destroyed {
         control.provider.delete(key(row), 0).await?;

@@ -12,7 +12,7 @@ use super::{
     bench::{Bench, bench, tenant},
     *,
 };
-use crate::{Reconciler as _, previews};
+use crate::{PoolTarget, Reconciler as _, previews};
 
 fn owner_of(bench: &Bench, row: &Sandbox) -> Option<Owner> {
     bench.fake.of_workload(row.workload).first().map(|one| one.owner)
@@ -377,4 +377,77 @@ async fn a_leftover_is_removed_only_after_its_grace() {
     assert!(bench.fake.of_workload(spec.key.workload).is_empty());
     let is_of = |call: &Call| matches!(call, Call::Delete(key) if key.workload == row.workload);
     assert!(!bench.fake.calls().iter().any(is_of), "what is wanted stays");
+}
+
+/// Sizes of the slots that nobody has.
+fn slot_sizes(bench: &Bench) -> Vec<Size> {
+    let observed = bench.fake.observed();
+    let mut sizes: Vec<_> =
+        observed.iter().filter(|one| one.owner == Owner::Pool).map(|one| one.size).collect();
+    sizes.sort();
+    sizes
+}
+
+#[tokio::test]
+async fn what_the_operator_set_goes_before_the_file_and_is_kept() {
+    let bench = bench(&[(Tier::Xs.size(), 1)]).await;
+    bench.converge().await;
+    assert_eq!(slot_sizes(&bench), [Tier::Xs.size()]);
+    let template = bench.control.config.pool[0].template.clone();
+    let target = PoolTarget { template, size: Tier::Small.size(), count: 2 };
+    pool::set_targets(&bench.control, Some(std::slice::from_ref(&target))).await.unwrap();
+    bench.converge().await;
+    assert_eq!(slot_sizes(&bench), [Tier::Small.size(); 2], "the old target's slot is retired");
+    let kept = pool::targets(&bench.control).await.unwrap();
+    assert_eq!(kept, pool::Targets { all: vec![target], is_set: true });
+    pool::set_targets(&bench.control, Some(&[])).await.unwrap();
+    bench.converge().await;
+    assert_eq!(slot_sizes(&bench), [], "no target is not the same as none set");
+    pool::set_targets(&bench.control, None).await.unwrap();
+    bench.converge().await;
+    assert_eq!(slot_sizes(&bench), [Tier::Xs.size()]);
+    assert!(bench.leaked().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_host_short_of_memory_shrinks_the_pool_before_anything_that_is_used() {
+    let bench = bench(&[(Tier::Xs.size(), 2), (Tier::Small.size(), 1)]).await;
+    bench.converge().await;
+    let row = bench.create(Tier::Xs).await.unwrap();
+    bench.converge().await;
+    let host = |available_mib| Some(miosa_provider::Memory { total_mib: 100_000, available_mib });
+    bench.fake.set_memory(host(9000));
+    bench.converge().await;
+    assert_eq!(slot_sizes(&bench).len(), 3, "tight: none goes");
+    bench.fake.set_memory(host(4000));
+    bench.round().await;
+    assert_eq!(slot_sizes(&bench), [Tier::Xs.size(); 2], "the largest first");
+    bench.converge().await;
+    assert_eq!(slot_sizes(&bench), []);
+    assert_eq!(bench.get(row.id).await.state(), State::Running, "what is used stays");
+    bench.fake.set_memory(host(9000));
+    bench.converge().await;
+    assert_eq!(slot_sizes(&bench), [], "tight: none comes");
+    assert_eq!(bench.create(Tier::Xs).await.unwrap().boot_path, BootPath::Cold);
+    bench.fake.set_memory(host(50_000));
+    bench.converge().await;
+    assert_eq!(slot_sizes(&bench).len(), 3);
+}
+
+#[tokio::test]
+async fn a_size_above_the_host_is_refused_and_the_pool_counts_what_it_did() {
+    let bench = bench(&[(Tier::Xs.size(), 1)]).await;
+    bench.converge().await;
+    bench.fake.set_memory(Some(miosa_provider::Memory { total_mib: 5000, available_mib: 4000 }));
+    let refused = bench.create(Tier::Medium).await.unwrap_err();
+    assert!(matches!(&refused, Error::TooLarge(error) if error.largest == Some(Tier::Small)));
+    assert_eq!(bench.create(Tier::Xs).await.unwrap().boot_path, BootPath::Warm);
+    assert_eq!(bench.create(Tier::Small).await.unwrap().boot_path, BootPath::Cold);
+    let stats = &bench.control.pool;
+    assert_eq!((stats.hits(), stats.misses(), stats.refill_failures()), (1, 1, 0));
+    assert_eq!(stats.waits(BootPath::Warm).count, 1);
+    assert_eq!(stats.waits(BootPath::Cold).count, 1);
+    bench.fake.fail_next(Fault::Before);
+    bench.converge().await;
+    assert_eq!(stats.refill_failures(), 1);
 }

@@ -19,7 +19,7 @@ use miosa_types::{Env, InstanceId, Size, WorkloadId};
 
 use self::workload::{Replica, Workload, address};
 use crate::{
-    Caps, Confinement, Error, Events, Exit, Key, Missing, Observed, Owner, Provider, When,
+    Caps, Confinement, Error, Events, Exit, Key, Memory, Missing, Observed, Owner, Provider, When,
     WorkloadSpec,
     board::Board,
     plan::{Action, Stage, plan},
@@ -78,6 +78,7 @@ struct State {
     /// By number of the call, counted from 0.
     faults: BTreeMap<usize, Fault>,
     workloads: BTreeMap<WorkloadId, Workload>,
+    memory: Option<Memory>,
     addresses: u32,
     /// What is short, if something is.
     short: Option<String>,
@@ -111,6 +112,11 @@ impl Fake {
         let mut state = self.lock();
         let number = state.calls.len();
         state.faults.insert(number, fault);
+    }
+
+    /// Memory of the host from now on.
+    pub fn set_memory(&self, memory: Option<Memory>) {
+        self.lock().memory = memory;
     }
 
     /// New sandboxes and builds have no room from now on, for that reason; or they have again.
@@ -408,6 +414,10 @@ impl Provider for Fake {
 
     async fn room(&self) -> Result<(), Error> {
         self.lock().room()
+    }
+
+    async fn memory(&self) -> Option<Memory> {
+        self.lock().memory
     }
 
     async fn cpu_time(&self, instance: InstanceId) -> Option<Duration> {

@@ -13,6 +13,7 @@ on_both!(
     a_row_reads_back_and_a_stale_writer_loses,
     a_slug_is_taken_until_its_sandbox_is_unwanted,
     lists_hold_only_what_the_filter_names_and_only_one_tenants,
+    a_list_comes_in_parts,
 );
 
 async fn a_row_reads_back_and_a_stale_writer_loses(bench: Bench) {
@@ -104,7 +105,22 @@ async fn lists_hold_only_what_the_filter_names_and_only_one_tenants(bench: Bench
             assert!(filter.state.is_none_or(|state| state == sandbox.state()));
         }
     }
-    let list = of_tenant(one.tenant, &base);
+    let named = by_name(&mut db, one.tenant, "dev").await.unwrap().unwrap();
+    assert_eq!(named.id, all[1].id, "the newest that is wanted and has not ended");
+    assert_eq!(get(&mut db, other.tenant, one.id).await.unwrap(), None);
+    let left = unfinished(&mut db, None, 10).await.unwrap();
+    assert_eq!(left.len(), 5, "all but the destroyed one, of every tenant");
+    assert_eq!(unfinished(&mut db, Some(left[3].id), 10).await.unwrap(), left[4..]);
+}
+
+async fn a_list_comes_in_parts(bench: Bench) {
+    let (home, other) = (bench.home("a").await, bench.home("b").await);
+    let mut db = bench.conn().await;
+    let all = [0, 1, 2].map(|_| bench.new_sandbox(&home));
+    for row in all.iter().chain([&bench.new_sandbox(&other)]) {
+        insert(&mut db, row).await.unwrap();
+    }
+    let list = of_tenant(home.tenant.id, &Filter::default());
     for window in [
         Window { offset: 1, ..Window::first(2) },
         Window { after: Some(all[2].id.to_string()), ..Window::default() },
@@ -112,10 +128,6 @@ async fn lists_hold_only_what_the_filter_names_and_only_one_tenants(bench: Bench
         let found = list.window(&mut db, &window).await.unwrap();
         assert_eq!(found, [all[1].clone(), all[0].clone()], "{window:?}");
     }
-    let named = by_name(&mut db, one.tenant, "dev").await.unwrap().unwrap();
-    assert_eq!(named.id, all[1].id, "the newest that is wanted and has not ended");
-    assert_eq!(get(&mut db, other.tenant, one.id).await.unwrap(), None);
-    let left = unfinished(&mut db, None, 10).await.unwrap();
-    assert_eq!(left.len(), 5, "all but the destroyed one, of every tenant");
-    assert_eq!(unfinished(&mut db, Some(left[3].id), 10).await.unwrap(), left[4..]);
+    assert_eq!(list.window(&mut db, &Window::first(1)).await.unwrap(), [all[2].clone()]);
+    assert_eq!(list.count(&mut db).await.unwrap(), 3);
 }

@@ -1,6 +1,6 @@
 //! Health, the organization, its keys, workspaces and projects, and what is the operator's.
 
-use miosa_wire::{health, keys, tenants, workspaces as ws};
+use miosa_wire::{health, keys, pool, tenants, workspaces as ws};
 
 use crate::openapi::operation::{
     Access::{self, AnyKey, Open, Operator, Scope},
@@ -124,6 +124,11 @@ pub(super) fn operator() -> Vec<Operation> {
         post("/admin/tenants", "createOrganization", Operator, "Makes an organization and a key")
             .takes::<tenants::NewTenant>()
             .makes::<tenants::TenantCreated>(),
+        get("/admin/pool", "getPool", Operator, "What the warm pool keeps, has and did")
+            .shows::<pool::Pool>(),
+        put("/admin/pool", "setPool", Operator, "Sets what the warm pool keeps")
+            .takes::<pool::PutPool>()
+            .shows::<pool::Pool>(),
         get("/admin/status", "getStatus", Operator, "What runs, what waits, what fails")
             .gives(200, object_data()),
         get("/admin/reconcilers", "getReconcilers", Operator, "Last step of each reconciler")

@@ -217,3 +217,41 @@ proptest! {
         prop_assert_eq!(good, 3);
     }
 }
+
+prop_compose! {
+    fn any_memory()(total_mib in 100..100_000_u64, percent in 0..=100_u64)
+        -> miosa_provider::Memory {
+        miosa_provider::Memory { total_mib, available_mib: total_mib * percent / 100 }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_host_that_is_short_of_memory_gets_that_of_the_slots_and_starts_none(
+        mut slots in proptest::collection::vec(any_slot(), 0..8), memory in any_memory(),
+        counts in proptest::collection::vec(0..3_usize, 2),
+    ) {
+        slots.sort_by_key(|s| s.workload);
+        slots.dedup_by_key(|s| s.workload);
+        let targets = [target(0, 0, counts[0]), target(0, 1, counts[1])];
+        let planned = plan(&targets, &slots, &[], false, now());
+        let left = under(pressure(Some(memory)), &slots, planned.clone());
+        let is_retire = |action: &&Action| matches!(action, Action::Retire(_));
+        if memory.available_mib >= memory.total_mib / 10 {
+            prop_assert_eq!(left, planned);
+            return Ok(());
+        }
+        prop_assert!(left.iter().all(|action| is_retire(&action)), "nothing starts");
+        let due: Vec<_> = planned.iter().filter(is_retire).cloned().collect();
+        if memory.available_mib >= memory.total_mib / 20 || !due.is_empty() {
+            prop_assert_eq!(left, due);
+            return Ok(());
+        }
+        prop_assert_eq!(left.len(), usize::from(!slots.is_empty()), "one at a time");
+        for action in left {
+            let Action::Retire(id) = action else { continue };
+            let gone = slots.iter().find(|s| s.workload == id).unwrap();
+            prop_assert!(slots.iter().all(|s| s.size.memory_mib <= gone.size.memory_mib));
+        }
+    }
+}
