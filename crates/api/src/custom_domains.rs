@@ -15,11 +15,15 @@ use miosa_store::deployments::External;
 use miosa_wire::{
     Data,
     domains::{self as wire, Assign, ChangeDomain, Deleted, NewDomain},
+    envelope::Listed,
     tenants::DnsRecord,
 };
 use serde::Deserialize;
 
-use crate::{AppState, Caller, Error, Json, Path, Query, idempotency::Keyed, names, unsupported};
+use crate::{
+    AppState, Caller, Error, Json, Path, Query, idempotency::Keyed, names, paging::Paging,
+    unsupported,
+};
 
 /// Routes of this area.
 pub fn routes() -> Router<AppState> {
@@ -61,7 +65,7 @@ impl From<ControlError> for Error {
 
 type One = Result<Json<Data<wire::Domain>>, Error>;
 type Added = Result<(StatusCode, Json<Data<wire::Domain>>), Error>;
-type Many = Result<Json<Data<Vec<wire::Domain>>>, Error>;
+type Many = Result<Json<Listed<wire::Domain>>, Error>;
 
 /// A domain below a deployment.
 #[derive(Debug, Deserialize)]
@@ -156,28 +160,32 @@ async fn list(
     caller: Caller,
     Path(deployment): Path<String>,
     Query(wanted): Query<Wanted>,
+    paging: Paging,
 ) -> Many {
-    many(&state, &caller, Some(&deployment), &wanted).await
+    many(&state, &caller, Some(&deployment), (&wanted, &paging)).await
 }
 
 async fn list_all(
     State(state): State<AppState>,
     caller: Caller,
     Query(wanted): Query<Wanted>,
+    paging: Paging,
 ) -> Many {
     let deployment = wanted.deployment_id.as_deref().filter(|id| !id.is_empty());
-    many(&state, &caller, deployment, &wanted).await
+    many(&state, &caller, deployment, (&wanted, &paging)).await
 }
 
 async fn many(
     state: &AppState,
     caller: &Caller,
     deployment: Option<&str>,
-    wanted: &Wanted,
+    (wanted, paging): (&Wanted, &Paging),
 ) -> Many {
     let mut all = control::list(&state.control, caller.tenant, deployment).await?;
     all.retain(|shown| wanted.is(shown));
-    Ok(Json(Data::new(all.into_iter().map(|shown| view(state, shown)).collect())))
+    // Whether one is wanted is known only once it is looked at; at most 1,000 are.
+    let part = paging.of(all, |shown| shown.domain.id.to_string())?;
+    Ok(part.show(|shown| view(state, shown)))
 }
 
 async fn show(State(state): State<AppState>, caller: Caller, Path(at): Path<At>) -> One {
