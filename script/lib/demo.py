@@ -487,6 +487,8 @@ The platform keeps running (process {ready['pid']}).
   front desk {getattr(demo, 'front_url', '–')}
   full stack {getattr(demo, 'app_url', '–')}
 Names below .localhost lead to this machine in most browsers.
+What runs, what fails, how full the pool is:
+  {demo.platform.miosa} status --data-dir {demo.platform.data_dir}
 Stop it and remove everything with:
   {demo.platform.miosa} down --data-dir {demo.platform.data_dir}
 """,

@@ -6,6 +6,7 @@
 
 mod html;
 mod node;
+mod procfile;
 mod python;
 #[cfg(test)]
 mod tests;
@@ -118,7 +119,7 @@ pub fn wanted(path: &str) -> bool {
     let depth = path.matches('/').count();
     let is_manifest = matches!(name, "package.json" | "requirements.txt" | "pyproject.toml");
     let is_source = matches!(extension, "py" | "js" | "mjs" | "cjs" | "ts" | "mts");
-    (is_manifest && depth <= 1) || (is_source && depth <= 3)
+    path == "Procfile" || (is_manifest && depth <= 1) || (is_source && depth <= 3)
 }
 
 /// Decides what to do with a source (design §7).
@@ -159,6 +160,7 @@ fn decide(files: &Listing, request: &Request) -> Result<Plan, Unknown> {
 fn candidates(files: &Listing, request: &Request) -> Vec<Candidate> {
     let mut found = node::candidates(files, request);
     found.extend(python::candidates(files, request));
+    found.extend(procfile::candidates(files));
     found.extend(html::candidates(files));
     found
 }
@@ -223,12 +225,12 @@ fn unknown(files: &Listing, kind: KindChoice) -> Unknown {
              `package.json` with a `build` script"
         }
         KindChoice::Dynamic => {
-            "a `package.json` with a `start` script or a server's entry file, \
-             or a Python file with a FastAPI or Flask app"
+            "a `Procfile` with a `web` line, a `package.json` with a `start` script or a \
+             server's entry file, or a Python file with a FastAPI or Flask app"
         }
         KindChoice::Auto => {
-            "an `index.html`, a `package.json` with a `build` or `start` script, \
-             or a Python file with a FastAPI or Flask app"
+            "an `index.html`, a `package.json` with a `build` or `start` script, a `Procfile` \
+             with a `web` line, or a Python file with a FastAPI or Flask app"
         }
     };
     let top = files.top();

@@ -141,6 +141,18 @@ fn python_apps() {
 }
 
 #[test]
+fn a_procfile_says_how_it_is_run() {
+    let web = "web: node boot.js --port $PORT\nworker: node jobs.js\n";
+    let files = [("Procfile", web), ("package.json", EXPRESS), ("server.js", SERVER)];
+    let run = "run `node boot.js --port $PORT`";
+    check(&files, "{}", &format!("app with a Procfile: {NPM} | - | {run}"));
+    let python = [("Procfile", "web: gunicorn site:app"), ("requirements.txt", "flask")];
+    let wanted =
+        format!("app with a Procfile: {VENV} -r requirements.txt | - | run `gunicorn site:app`");
+    check(&python, "{}", &wanted);
+}
+
+#[test]
 fn what_is_said_explicitly_wins() {
     let all = [("package.json", EXPRESS), ("server.js", SERVER), ("index.html", "")];
     let run = r#"{"run_command":"node other.js","port":4000}"#;
