@@ -131,12 +131,12 @@ async fn step(visit: &mut Visit, app: &Arc<App>, course: &mut Course<'_>) -> Ste
             let under_way = replica.enter(&visit.shared().reports.in_flight);
             Step::Done(response.map(|body| body.with_guard(under_way)))
         }
-        Err(failure) => failed(visit, app, course, (&replica, failure)),
+        Err(failure) => failed(visit, app, course, (&replica, failure)).await,
     }
 }
 
 /// Decides what a failure means for the replica and for the request.
-fn failed(
+async fn failed(
     visit: &Visit,
     app: &Arc<App>,
     course: &mut Course<'_>,
@@ -160,16 +160,24 @@ fn failed(
             visit.worker.pool.clear(&key);
             course.fresh = true;
             course.broken += 1;
-            if course.died.contains(&replica.instance) {
-                // It took a fresh connection and broke that as well: a process that is dying
-                // closes its listening socket last. One victim all the same, but no choice now.
-                probe::eject(visit.shared(), app, replica);
-            } else {
+            let is_known = course.died.contains(&replica.instance);
+            if !is_known {
                 course.died.push(replica.instance);
             }
             let may_repeat = visit.is_safe() && visit.can_repeat_body();
             let is_spent = course.died.len() >= MAX_DEATHS || course.broken > MAX_EXTRA;
-            if !may_repeat || is_spent || !app.budget.spend() {
+            if !may_repeat || is_spent {
+                return bad_gateway();
+            }
+            // Everything that was under way on a dead replica comes here at once. It goes to
+            // another one or waits, so nothing is multiplied and nothing is charged.
+            let is_dead = probe::is_dead(visit.shared(), app, replica).await;
+            if !is_dead && is_known {
+                // It took a fresh connection and broke that as well: a process that is dying
+                // closes its listening socket last. One victim all the same, but no choice now.
+                probe::eject(visit.shared(), app, replica);
+            }
+            if !is_dead && !app.budget.spend() {
                 return bad_gateway();
             }
             visit.shared().metrics.retries.inc();
@@ -195,7 +203,7 @@ async fn upgrade(
     let end = replica.removed.clone().cancelled_owned();
     match tunnel::open(visit, replica.addr, end, under_way).await {
         Ok(response) => Step::Done(response),
-        Err(failure) => failed(visit, app, course, (replica, failure)),
+        Err(failure) => failed(visit, app, course, (replica, failure)).await,
     }
 }
 

@@ -37,6 +37,9 @@ pub(crate) struct Replica {
     down: AtomicBool,
     in_flight: AtomicU32,
     suspected: AtomicBool,
+    /// When the last check that found it alive began. Held while a check runs, so that all whose
+    /// connection broke at once share one.
+    pub(crate) checked: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Replica {
@@ -50,12 +53,18 @@ impl Replica {
             down: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
             suspected: AtomicBool::new(false),
+            checked: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Whether it is known that nobody answers there: it was ejected or left the table.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.down.load(Relaxed) || self.removed.is_cancelled()
     }
 
     /// Whether it takes new requests.
     pub(crate) fn is_usable(&self) -> bool {
-        !self.draining.load(Relaxed) && !self.down.load(Relaxed) && !self.removed.is_cancelled()
+        !self.draining.load(Relaxed) && !self.is_gone()
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -252,8 +261,9 @@ impl App {
     }
 }
 
-/// Keeps retries from multiplying the load of an app that is dying: a fifth of its requests may
-/// be sent again, and a burst of [`Budget::BURST`].
+/// Keeps retries from multiplying the load of an app that is in trouble: a fifth of its requests
+/// may be sent again, and a burst of [`Budget::BURST`]. What a dead replica left behind is not
+/// charged: it waits for another one, and each request does so once per death.
 #[derive(Debug)]
 pub(crate) struct Budget(Mutex<(f64, Instant)>);
 

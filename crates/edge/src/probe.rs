@@ -1,4 +1,4 @@
-//! Finding out that a replica accepts connections, and letting held requests go.
+//! Finding out whether a replica accepts connections, and letting held requests go.
 //!
 //! One connecting loop per ejected replica and one releasing task per app, whatever the number
 //! of held requests: waiting costs the app nothing.
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     balance::{App, Replica},
@@ -20,6 +20,14 @@ const EVERY: Duration = Duration::from_millis(20);
 /// After this many attempts the pause grows: the app is not just restarting.
 const EAGER: u32 = 500;
 const LAZY: Duration = Duration::from_millis(250);
+
+/// How long a new connection must stand before a replica whose connection broke counts as alive:
+/// the kernel closes the listening socket of a killed process together with its connections, but
+/// not at the same moment.
+const STANDS: Duration = Duration::from_millis(30);
+/// The longest that a request waits to learn whether its replica is dead: two checks, the second
+/// for those whose connection broke after the first began.
+const CHECKS: Duration = Duration::from_secs(3);
 
 /// First batch of released requests, and the pause before each next one, twice as large.
 const RAMP: usize = 32;
@@ -44,6 +52,46 @@ pub(crate) fn eject(shared: &Arc<Shared>, app: &Arc<App>, replica: &Arc<Replica>
             release(&shared, &app);
         }
     });
+}
+
+/// Whether a replica on which a connection just broke is dead; if it is, it is ejected. One check
+/// for all who ask at once. Unknown is not dead.
+pub(crate) async fn is_dead(shared: &Arc<Shared>, app: &Arc<App>, replica: &Arc<Replica>) -> bool {
+    let broke = Instant::now();
+    let checking = async {
+        let mut checked = replica.checked.lock().await;
+        if checked.is_some_and(|began| began >= broke) {
+            return replica.is_gone();
+        }
+        let began = Instant::now();
+        let removed = replica.removed.clone();
+        let stands = async { replica.is_gone() || stands(shared, replica).await };
+        match removed.run_until_cancelled(stands).await {
+            _ if replica.is_gone() => return true,
+            Some(false) => eject(shared, app, replica),
+            _ => *checked = Some(began),
+        }
+        replica.is_gone()
+    };
+    tokio::time::timeout(CHECKS, checking).await.unwrap_or_else(|_| replica.is_gone())
+}
+
+/// Whether it takes a connection and keeps it. A connect that times out is tried again: a full
+/// accept queue looks like that.
+async fn stands(shared: &Shared, replica: &Replica) -> bool {
+    for _ in 0..2 {
+        let connect = TcpStream::connect(replica.addr);
+        match tokio::time::timeout(shared.config.limits.connect, connect).await {
+            Ok(Ok(stream)) => {
+                let mut byte = [0];
+                let heard = tokio::time::timeout(STANDS, stream.peek(&mut byte)).await;
+                return matches!(heard, Err(_) | Ok(Ok(1)));
+            }
+            Ok(Err(_)) => return false,
+            Err(_) => {}
+        }
+    }
+    false
 }
 
 async fn reconnect(shared: &Shared, replica: &Replica) {

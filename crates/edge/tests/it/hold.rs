@@ -14,7 +14,9 @@ use tokio::{net::TcpStream, task::JoinSet};
 
 use crate::{
     upstream::{Does, Upstream},
-    world::{PATIENCE, World, app, app_id, ask, exchange, replica, route, served_by, tenant},
+    world::{
+        PATIENCE, World, app, app_id, ask, exchange, replica, route, served_by, tenant, until,
+    },
 };
 
 fn starting() -> Availability {
@@ -38,12 +40,7 @@ fn get(host: &str) -> String {
 /// Waits until the edge says that so many requests wait.
 async fn holding(world: &World, count: usize) {
     let wanted = format!("edge_holding {count}\n");
-    let poll = async {
-        while !world.edge.handle.metrics().contains(&wanted) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, poll).await.expect("requests are held");
+    until("requests are held", || world.edge.handle.metrics().contains(&wanted)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -177,6 +174,35 @@ async fn the_only_replica_dies_under_load_and_no_get_fails() {
     while let Some(client) = clients.join_next().await {
         client.unwrap();
     }
+}
+
+/// More requests are under way than a retry budget has: a process that dies takes none with it,
+/// whatever their number, and they are sent once more and not oftener.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_death_under_hundreds_of_requests_fails_none_of_them() {
+    const CLIENTS: usize = 450;
+    let is_stuck = Arc::new(AtomicBool::new(true));
+    let stuck = is_stuck.clone();
+    let mut upstream = Upstream::start(move |_| match stuck.load(SeqCst) {
+        true => Does::Hangs,
+        false => Does::Answers("marker".into()),
+    })
+    .await;
+    let limits = Limits { held_per_client: CLIENTS, ..Limits::default() };
+    let world = Arc::new(World::with(served_by(&[upstream.addr]), limits).await);
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let world = world.clone();
+        clients.spawn(async move { world.get("/").await });
+    }
+    until("they are under way", || upstream.count() == CLIENTS).await;
+    upstream.kill().await;
+    holding(&world, CLIENTS).await;
+    is_stuck.store(false, SeqCst);
+    upstream.revive().await;
+    let replies = clients.join_all().await;
+    let failed = replies.iter().filter(|reply| reply.body != "marker").count();
+    assert_eq!((failed, upstream.count()), (0, 2 * CLIENTS));
 }
 
 /// A replica that hangs is reported; when control takes it away, a GET that waits for it goes to

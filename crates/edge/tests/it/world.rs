@@ -158,6 +158,16 @@ impl World {
     }
 }
 
+/// Waits for a state that nothing tells of.
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let poll = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, poll).await.expect(what);
+}
+
 /// An answer, read to the end.
 #[derive(Clone, Debug)]
 pub(crate) struct Reply {
