@@ -31,8 +31,6 @@ pub(crate) struct Replica {
     pub(crate) addr: SocketAddr,
     /// Cancelled when it leaves the table.
     pub(crate) removed: CancellationToken,
-    /// Set while its connecting loop runs.
-    pub(crate) probing: AtomicBool,
     draining: AtomicBool,
     down: AtomicBool,
     in_flight: AtomicU32,
@@ -48,7 +46,6 @@ impl Replica {
             instance: of.instance,
             addr: of.addr,
             removed: CancellationToken::new(),
-            probing: AtomicBool::new(false),
             draining: AtomicBool::new(of.state == ReplicaState::Draining),
             down: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
@@ -75,10 +72,10 @@ impl Replica {
         self.in_flight.load(Relaxed)
     }
 
-    /// A connect failed. True for the caller that must start the connecting loop.
+    /// A connect failed. True for the caller that must start the connecting loop: one until it is
+    /// restored, and none once it left the table, however many requests still find it dead.
     pub(crate) fn eject(&self) -> bool {
-        self.down.store(true, Relaxed);
-        !self.probing.swap(true, Relaxed)
+        !self.removed.is_cancelled() && !self.down.swap(true, Relaxed)
     }
 
     /// A connect succeeded.
@@ -337,6 +334,18 @@ mod tests {
         assert_eq!(app.pick(&[first.instance]).unwrap().instance, first.instance);
         first.eject();
         assert!(app.pick(&[]).is_none());
+    }
+
+    #[test]
+    fn a_death_is_told_once_also_by_requests_that_outlive_the_replica() {
+        let app = App::new(&app(vec![replica(1)], Availability::Ready));
+        let replica = app.pick(&[]).unwrap();
+        assert!(replica.eject() && !replica.eject());
+        replica.restore();
+        assert!(replica.eject() && !replica.eject(), "it died again");
+        replica.restore();
+        app.close();
+        assert!(!replica.eject() && replica.is_gone());
     }
 
     #[test]

@@ -44,9 +44,7 @@ pub(crate) fn eject(shared: &Arc<Shared>, app: &Arc<App>, replica: &Arc<Replica>
     let (shared, app, replica) = (shared.clone(), app.clone(), replica.clone());
     shared.background.clone().spawn(async move {
         let removed = replica.removed.clone();
-        let back = removed.run_until_cancelled(reconnect(&shared, &replica)).await.is_some();
-        replica.probing.store(false, Ordering::Relaxed);
-        if back {
+        if removed.run_until_cancelled(reconnect(&shared, &replica)).await.is_some() {
             replica.restore();
             tracing::info!(instance = %replica.instance, "replica is back");
             release(&shared, &app);
