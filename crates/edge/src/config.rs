@@ -4,6 +4,8 @@ use std::{net::TcpListener, path::PathBuf, time::Duration};
 
 use miosa_types::{EdgeId, Env};
 
+pub use crate::peers::{Network, NetworkError};
+
 /// Configuration of one edge.
 #[derive(Clone, Debug)]
 pub struct EdgeConfig {
@@ -17,6 +19,8 @@ pub struct EdgeConfig {
     pub edge: EdgeId,
     /// Time and randomness.
     pub env: Env,
+    /// Proxies of the operator's own that stand in front: they may say for whom they ask.
+    pub trusted_proxies: Vec<Network>,
     /// Bounds.
     pub limits: Limits,
 }
@@ -68,12 +72,11 @@ pub struct Limits {
     pub lame_duck: Duration,
     /// Client connections of the whole edge.
     pub connections: usize,
-    /// Held requests of one app.
+    /// Held requests of one app. Once half of them are taken, no client address gets more than
+    /// half.
     pub held_per_app: usize,
     /// Bytes of held requests (header fields) of one app.
     pub held_bytes_per_app: usize,
-    /// Held requests of one client address.
-    pub held_per_client: usize,
     /// Held requests of the whole edge.
     pub held: usize,
     /// Bytes of held requests of the whole edge.
@@ -102,7 +105,6 @@ impl Default for Limits {
             connections: 20_000,
             held_per_app: 1_000,
             held_bytes_per_app: 16 << 20,
-            held_per_client: 64,
             held: 20_000,
             held_bytes: 256 << 20,
         }

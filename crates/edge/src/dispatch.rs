@@ -19,7 +19,7 @@ use crate::{
     identify::{self, Refusal},
     metrics::Class,
     pages::Page,
-    preview,
+    peers, preview,
     replay::Replay,
     serve::Connection,
     table::{Live, Route, Target},
@@ -48,7 +48,7 @@ pub(crate) async fn serve(
     let Host::Name(name) = host else {
         return (Class::Unknown, visit.page(Page::NoSuchHost, None));
     };
-    let is_plain = connection.tls.is_none();
+    let is_plain = !visit.is_https;
     for _ in 0..MAX_LOOKS {
         let Some((route, port)) = find(&visit.shared().live, &name) else {
             let owner = visit.shared().live.owner_of(&name);
@@ -82,12 +82,16 @@ fn visit(connection: &Arc<Connection>, request: Request<Incoming>, arrived: Inst
         Some(authority) => authority.as_str(),
         None => parts.headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default(),
     };
-    let ip = connection.peer.ip().to_canonical();
-    let visitor = Visitor { ip, is_https: connection.tls.is_some(), host: written_host };
+    let (peer, is_tls) = (connection.peer.ip().to_canonical(), connection.tls.is_some());
+    let trusted = &worker.shared.config.trusted_proxies;
+    let is_trusted = peers::is_trusted(trusted, peer);
+    let ip = peers::visitor(peer, &parts.headers, trusted);
+    let is_https = is_tls || (is_trusted && peers::says_https(&parts.headers));
+    let visitor = Visitor { peer, is_trusted, is_https: is_tls, host: written_host };
     let headers = headers::outgoing(&parts, visitor);
     let replay = Replay::new(incoming, worker.shared.config.limits.body_idle);
     let state = connection.state.clone();
-    Visit { worker, state, ip, parts, headers, replay, arrived, upgrade }
+    Visit { worker, state, ip, is_https, parts, headers, replay, arrived, upgrade }
 }
 
 /// The host, if the request may come over this connection.

@@ -1,5 +1,5 @@
 //! Header fields on their way through: what belongs to one hop stays there, and what an app may
-//! believe about its visitor is written by us alone.
+//! believe about its visitor is written by us alone, and by proxies that the operator trusts.
 
 use std::net::IpAddr;
 
@@ -21,7 +21,11 @@ const HOP: [&str; 9] = [
 /// Who asks, as an app is told.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Visitor<'a> {
-    pub(crate) ip: IpAddr,
+    /// Where the connection comes from.
+    pub(crate) peer: IpAddr,
+    /// Whether the peer may say for whom it asks: then its word is passed on and ours is added.
+    pub(crate) is_trusted: bool,
+    /// Whether this connection is TLS.
     pub(crate) is_https: bool,
     /// As the visitor wrote it, port included.
     pub(crate) host: &'a str,
@@ -32,13 +36,11 @@ pub(crate) fn outgoing(parts: &Parts, visitor: Visitor<'_>) -> HeaderMap {
     let mut headers = parts.headers.clone();
     let wants_trailers = headers.get_all(header::TE).iter().any(has_trailers);
     strip_hop(&mut headers);
-    let ours = |name: &HeaderName| {
-        let name = name.as_str();
-        name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
-    };
-    let spoofed: Vec<_> = headers.keys().filter(|name| ours(name)).cloned().collect();
-    for name in spoofed {
-        headers.remove(name);
+    if !visitor.is_trusted {
+        let spoofed: Vec<_> = headers.keys().filter(|name| is_vouched(name)).cloned().collect();
+        for name in spoofed {
+            headers.remove(name);
+        }
     }
     if parts.version == Version::HTTP_2 {
         join_cookies(&mut headers);
@@ -46,19 +48,54 @@ pub(crate) fn outgoing(parts: &Parts, visitor: Visitor<'_>) -> HeaderMap {
     if wants_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+    vouch(&mut headers, visitor);
+    headers
+}
+
+/// Whether a field says something about the visitor that an app believes.
+fn is_vouched(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
+}
+
+/// Writes what we know of the visitor. Of an untrusted peer nothing of the kind is left by now.
+fn vouch(headers: &mut HeaderMap, visitor: Visitor<'_>) {
+    const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+    const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+    let proto = if visitor.is_https { "https" } else { "http" };
     let mut set = |name: HeaderName, text: &str| {
         if let Ok(value) = HeaderValue::from_str(text) {
             headers.insert(name, value);
         }
     };
     set(header::HOST, visitor.host);
-    set(HeaderName::from_static("x-forwarded-for"), &visitor.ip.to_string());
-    set(HeaderName::from_static("x-forwarded-host"), visitor.host);
-    set(
-        HeaderName::from_static("x-forwarded-proto"),
-        if visitor.is_https { "https" } else { "http" },
-    );
-    headers
+    append(headers, HeaderName::from_static("x-forwarded-for"), &visitor.peer.to_string());
+    // These two have one value: that of the hop next to the visitor.
+    for (name, text) in [(HOST, visitor.host), (PROTO, proto)] {
+        if !headers.contains_key(&name) {
+            append(headers, name, text);
+        }
+    }
+    if headers.contains_key(header::FORWARDED) {
+        let hop = match visitor.peer {
+            IpAddr::V4(ip) => format!("for={ip};proto={proto}"),
+            IpAddr::V6(ip) => format!("for=\"[{ip}]\";proto={proto}"),
+        };
+        append(headers, header::FORWARDED, &hop);
+    }
+}
+
+/// Adds to a list, which stays in one field: some servers read only the first.
+fn append(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    let mut list = Vec::new();
+    for value in headers.get_all(&name) {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(text.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&list) {
+        headers.insert(name, value);
+    }
 }
 
 /// Cleans the fields of an answer.
@@ -129,7 +166,12 @@ mod tests {
             .body(())
             .unwrap()
             .into_parts();
-        let visitor = Visitor { ip: [10, 0, 0, 1].into(), is_https: true, host: "a.b:8443" };
+        let visitor = Visitor {
+            peer: [10, 0, 0, 1].into(),
+            is_trusted: false,
+            is_https: true,
+            host: "a.b:8443",
+        };
         let mut got: Vec<_> = outgoing(&parts, visitor)
             .iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
@@ -145,5 +187,35 @@ mod tests {
             "x-forwarded-proto: https",
         ];
         assert_eq!(got, wanted);
+    }
+
+    #[test]
+    fn the_word_of_a_trusted_proxy_is_passed_on_and_ours_is_added() {
+        let (parts, ()) = Request::builder()
+            .header("x-forwarded-for", "6.6.6.6")
+            .header("x-forwarded-for", "10.0.0.2")
+            .header("x-forwarded-proto", "https")
+            .header("forwarded", "for=6.6.6.6")
+            .header("x-real-ip", "6.6.6.6")
+            .body(())
+            .unwrap()
+            .into_parts();
+        let visitor = Visitor {
+            peer: "fd00::1".parse().unwrap(),
+            is_trusted: true,
+            is_https: false,
+            host: "a.b",
+        };
+        let headers = outgoing(&parts, visitor);
+        for (name, wanted) in [
+            ("x-forwarded-for", "6.6.6.6, 10.0.0.2, fd00::1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "a.b"),
+            ("x-real-ip", "6.6.6.6"),
+            ("forwarded", "for=6.6.6.6, for=\"[fd00::1]\";proto=http"),
+        ] {
+            let all: Vec<_> = headers.get_all(name).iter().collect();
+            assert_eq!(all, [wanted], "{name}");
+        }
     }
 }

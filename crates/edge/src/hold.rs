@@ -1,8 +1,10 @@
 //! Requests that wait for their app.
 //!
 //! A held request is neither read nor sent, so any method may wait. Every bound of the queue is
-//! counted here: per app, per client address and for the edge, in requests and in bytes; a
-//! request that would break one is refused at once. A client that goes away leaves the queue.
+//! counted here: per app and for the edge, in requests and in bytes; a request that would break
+//! one is refused at once. Many visitors may have one address, so a queue that has room takes
+//! them all; one that is half full gives no address more than half, so that others get in. A
+//! client that goes away leaves the queue.
 //! Release is first come, first served, and ramped up: a fresh app's accept queue may hold 5.
 
 use std::{
@@ -16,7 +18,7 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::config::Limits;
+use crate::{config::Limits, peers::household};
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,7 @@ pub(crate) struct Queue {
     waiting: Mutex<VecDeque<oneshot::Sender<()>>>,
     count: Arc<AtomicUsize>,
     bytes: Arc<AtomicUsize>,
+    clients: Arc<Mutex<HashMap<IpAddr, usize>>>,
     /// Set while a task releases; see `probe`.
     pub(crate) releasing: AtomicBool,
 }
@@ -44,7 +47,6 @@ pub(crate) struct Queue {
 pub(crate) struct Holds {
     count: Arc<AtomicUsize>,
     bytes: Arc<AtomicUsize>,
-    clients: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
 /// Takes its share of a counter back when it is dropped.
@@ -72,16 +74,23 @@ impl ClientShare {
     fn take(
         clients: &Arc<Mutex<HashMap<IpAddr, usize>>>,
         ip: IpAddr,
-        limit: usize,
+        (all, limit): (usize, usize),
     ) -> Option<Self> {
+        let ip = household(ip);
         let mut map = clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = map.entry(ip).or_default();
-        if *count >= limit {
+        let count = map.get(&ip).copied().unwrap_or_default();
+        if !is_fair(all, count, limit) {
             return None;
         }
-        *count += 1;
+        map.insert(ip, count + 1);
         Some(Self(clients.clone(), ip))
     }
+}
+
+/// Whether a client that has `own` of `all` requests in a queue of `limit` may have one more.
+const fn is_fair(all: usize, own: usize, limit: usize) -> bool {
+    let half = limit.div_ceil(2);
+    all <= half || own < half
 }
 
 impl Drop for ClientShare {
@@ -118,7 +127,11 @@ impl Holds {
             Share::take(&queue.bytes, who.bytes, limits.held_bytes_per_app),
             Share::take(&self.count, 1, limits.held),
             Share::take(&self.bytes, who.bytes, limits.held_bytes),
-            ClientShare::take(&self.clients, who.ip, limits.held_per_client),
+            ClientShare::take(
+                &queue.clients,
+                who.ip,
+                (queue.count.load(Relaxed), limits.held_per_app),
+            ),
         );
         let (Some(_), Some(_), Some(_), Some(_), Some(_)) = &shares else {
             return Waited::Full;
@@ -185,28 +198,46 @@ mod tests {
     }
 
     fn limits() -> Limits {
-        Limits { held_per_app: 2, held_per_client: 1, ..Limits::default() }
+        Limits { held_per_app: 4, ..Limits::default() }
+    }
+
+    #[test]
+    fn an_address_takes_what_is_free_but_never_the_other_half() {
+        let cases = [
+            (1, 0, 1_000, true),
+            (500, 499, 1_000, true),
+            (501, 500, 1_000, false),
+            (501, 499, 1_000, true),
+            (1_000, 0, 1_000, true),
+            (1, 0, 1, true),
+        ];
+        for (all, own, limit, fair) in cases {
+            assert_eq!(is_fair(all, own, limit), fair, "{own} of {all}, at most {limit}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn bounds_refuse_at_once_and_a_client_that_leaves_makes_room() {
         let (holds, queue, limits) = (Holds::default(), Queue::default(), limits());
         let deadline = Instant::now() + Duration::from_secs(1);
-        let mut first = Box::pin(holds.wait(&queue, who(1), &limits, deadline));
-        assert!(poll!(&mut first).is_pending());
-        let same = holds.wait(&queue, who(1), &limits, deadline).now_or_never();
-        assert_eq!(same, Some(Waited::Full), "one per client");
-        let mut second = pin!(holds.wait(&queue, who(2), &limits, deadline));
-        assert!(poll!(&mut second).is_pending());
-        let third = holds.wait(&queue, who(3), &limits, deadline).now_or_never();
-        assert_eq!(third, Some(Waited::Full), "two per app");
+        let wait = |last| Box::pin(holds.wait(&queue, who(last), &limits, deadline));
+        let (mut first, mut second) = (wait(1), wait(1));
+        assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+        assert_eq!(wait(1).now_or_never(), Some(Waited::Full), "half is one client's");
+        let (mut third, mut fourth) = (wait(2), wait(3));
+        assert!(poll!(&mut third).is_pending() && poll!(&mut fourth).is_pending());
+        assert_eq!(wait(4).now_or_never(), Some(Waited::Full), "four per app");
+        let other = Queue::default();
+        let mut elsewhere = pin!(holds.wait(&other, who(1), &limits, deadline));
+        assert!(poll!(&mut elsewhere).is_pending(), "one app takes nothing from another");
         drop(first);
-        assert_eq!(holds.count(), 1);
-        let mut third = pin!(holds.wait(&queue, who(3), &limits, deadline));
-        assert!(poll!(&mut third).is_pending());
+        assert_eq!(holds.count(), 4);
+        let mut fifth = wait(4);
+        assert!(poll!(&mut fifth).is_pending());
         assert_eq!(queue.release(1), 1, "the one that left is passed over");
         assert_eq!(second.await, Waited::Released);
-        assert_eq!(third.await, Waited::TimedOut);
-        assert!(!queue.is_waiting());
+        assert_eq!(fifth.await, Waited::TimedOut);
+        drop((third, fourth));
+        assert!(!queue.is_waiting() && queue.clients.lock().unwrap().is_empty());
     }
 }

@@ -25,6 +25,7 @@ mod link;
 mod load;
 mod metrics;
 mod pages;
+mod peers;
 mod pool;
 mod preview;
 pub mod privileges;
@@ -47,7 +48,7 @@ use std::{io, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 use tokio::{net::UnixListener, sync::watch, task::JoinSet};
 
 pub use body::Body;
-pub use config::{EdgeConfig, Limits, Listeners};
+pub use config::{EdgeConfig, Limits, Listeners, Network, NetworkError};
 
 use crate::{
     blobs::BlobCache,

@@ -37,7 +37,10 @@ pub(crate) struct Worker {
 pub(crate) struct Visit {
     pub(crate) worker: Arc<Worker>,
     pub(crate) state: Arc<ConnState>,
+    /// The visitor's address, behind proxies that are trusted.
     pub(crate) ip: IpAddr,
+    /// Whether the visitor sees HTTPS, from us or from a proxy that is trusted.
+    pub(crate) is_https: bool,
     /// As it came.
     pub(crate) parts: Parts,
     /// The fields to send on.

@@ -108,6 +108,7 @@ fn serves(own: &Path, listener: TcpListener, dir: &Path, api: std::os::unix::net
         api_socket: dir.join("api.sock"),
         edge: EdgeId::from_uuid(uuid::Uuid::from_u128(1)),
         env: Env::system(),
+        trusted_proxies: Vec::new(),
         limits: Limits::default(),
     };
     let control = std::thread::spawn(move || {

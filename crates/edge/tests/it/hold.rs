@@ -72,11 +72,8 @@ async fn any_method_waits_for_the_start_and_is_sent_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_has_bounds_and_people_get_a_page() {
-    let limits = Limits {
-        held_per_client: 2,
-        navigation_hold: Duration::from_millis(50),
-        ..Limits::default()
-    };
+    let limits =
+        Limits { held_per_app: 4, navigation_hold: Duration::from_millis(50), ..Limits::default() };
     let mut entries = served_by(&[]);
     entries[2] = app(starting(), vec![]);
     entries.push(miosa_types::link::Entry::Brand(miosa_types::link::Brand {
@@ -102,7 +99,7 @@ async fn waiting_has_bounds_and_people_get_a_page() {
     }
     holding(&world, 2).await;
     let refused = world.get("/").await;
-    assert_eq!(refused.status, 503, "the third of one client");
+    assert_eq!(refused.status, 503, "more than half for one client");
     assert!(refused.field("retry-after").is_some());
     // Control gives up: those who wait learn it at once.
     world.control.change(vec![app(Availability::Failed, vec![])], &[]);
@@ -183,13 +180,11 @@ async fn a_death_under_hundreds_of_requests_fails_none_of_them() {
     const CLIENTS: usize = 450;
     let is_stuck = Arc::new(AtomicBool::new(true));
     let stuck = is_stuck.clone();
-    let mut upstream = Upstream::start(move |_| match stuck.load(SeqCst) {
-        true => Does::Hangs,
-        false => Does::Answers("marker".into()),
+    let mut upstream = Upstream::start(move |_| {
+        if stuck.load(SeqCst) { Does::Hangs } else { Does::Answers("marker".into()) }
     })
     .await;
-    let limits = Limits { held_per_client: CLIENTS, ..Limits::default() };
-    let world = Arc::new(World::with(served_by(&[upstream.addr]), limits).await);
+    let world = Arc::new(World::new(served_by(&[upstream.addr])).await);
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
         let world = world.clone();
@@ -203,6 +198,37 @@ async fn a_death_under_hundreds_of_requests_fails_none_of_them() {
     let replies = clients.join_all().await;
     let failed = replies.iter().filter(|reply| reply.body != "marker").count();
     assert_eq!((failed, upstream.count()), (0, 2 * CLIENTS));
+    let metrics = world.edge.handle.metrics();
+    assert!(metrics.contains("edge_ejections_total 1\n"), "{metrics}");
+}
+
+/// Behind a proxy that is trusted, its visitors share the queue and not the proxy's part of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn visitors_behind_a_trusted_proxy_are_told_apart() {
+    let mut entries = served_by(&[]);
+    entries[2] = app(starting(), vec![]);
+    let limits = Limits { held_per_app: 4, ..Limits::default() };
+    let world = World::behind_a_proxy(entries, limits).await;
+    let visit = |number: usize| {
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: app.test\r\nX-Forwarded-For: 1.1.1.1, 8.8.8.{number}\r\n\r\n"
+        );
+        let http = world.edge.http;
+        async move { ask(http, &request).await }
+    };
+    let mut waiting = JoinSet::new();
+    for number in [1, 1, 2] {
+        waiting.spawn(visit(number));
+    }
+    holding(&world, 3).await;
+    assert_eq!(visit(1).await.status, 503, "more than half for one visitor");
+    waiting.spawn(visit(3));
+    holding(&world, 4).await;
+    let upstream = Upstream::start(echo()).await;
+    world.control.apply(vec![app(Availability::Ready, vec![replica(1, upstream.addr)])]).await;
+    for reply in waiting.join_all().await {
+        assert_eq!(reply.status, 200);
+    }
 }
 
 /// A replica that hangs is reported; when control takes it away, a GET that waits for it goes to

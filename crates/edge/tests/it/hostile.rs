@@ -106,6 +106,22 @@ async fn an_app_believes_only_what_we_say() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_believes_a_proxy_that_is_trusted() {
+    let app = Upstream::start(|got| Does::Answers(got.head.to_lowercase())).await;
+    let world = World::behind_a_proxy(served_by(&[app.addr]), Limits::default()).await;
+    let request = "GET / HTTP/1.1\r\nHost: app.test\r\nX-Forwarded-For: 6.6.6.6\r\n\
+                   X-Forwarded-Proto: https\r\nForwarded: for=6.6.6.6\r\n\r\n";
+    let seen = ask(world.edge.http, request).await.body;
+    for wanted in [
+        "x-forwarded-for: 6.6.6.6, 127.0.0.1",
+        "x-forwarded-proto: https",
+        "forwarded: for=6.6.6.6, for=127.0.0.1;proto=http",
+    ] {
+        assert!(seen.contains(&format!("\r\n{wanted}\r\n")), "{wanted} is missing in {seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upgrade_that_nobody_asked_for_is_no_answer() {
     let app = Upstream::start(|_| Does::Echoes).await;
     let world = World::new(served_by(&[app.addr])).await;

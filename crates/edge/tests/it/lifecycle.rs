@@ -265,7 +265,8 @@ async fn an_upgrade_drops_nothing() {
         https: vec![https.try_clone().unwrap()],
     };
     let limits = Limits { lame_duck: Duration::from_secs(1), ..Limits::default() };
-    let old = Edge::start_on(dir.path(), control.path(), limits.clone(), listeners()).await;
+    let old =
+        Edge::start_on(dir.path(), control.path(), (limits.clone(), vec![]), listeners()).await;
     control.applied(1).await;
     let (stop, addr) = (Arc::new(AtomicBool::new(false)), old.http);
     let mut clients = JoinSet::new();
@@ -289,7 +290,7 @@ async fn an_upgrade_drops_nothing() {
             answered
         });
     }
-    let new = Edge::start_on(dir.path(), control.path(), limits, listeners()).await;
+    let new = Edge::start_on(dir.path(), control.path(), (limits, vec![]), listeners()).await;
     tokio::time::timeout(PATIENCE, old.shut_down()).await.unwrap().unwrap().unwrap();
     let before = upstream.count();
     let more = async {

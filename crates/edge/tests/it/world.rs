@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use miosa_edge::{EdgeConfig, Limits, Listeners};
+use miosa_edge::{EdgeConfig, Limits, Listeners, Network};
 use miosa_types::{
     DeploymentId, EdgeId, Env, InstanceId, SandboxId, TenantId,
     host::Domains,
@@ -69,6 +69,11 @@ pub(crate) fn served_by(addrs: &[SocketAddr]) -> Vec<Entry> {
     ]
 }
 
+fn listeners() -> Listeners {
+    let bind = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    Listeners { http: vec![bind()], https: vec![bind()] }
+}
+
 /// A running edge.
 pub(crate) struct Edge {
     pub(crate) http: SocketAddr,
@@ -80,15 +85,13 @@ pub(crate) struct Edge {
 
 impl Edge {
     pub(crate) async fn start(dir: &Path, link_socket: &Path, limits: Limits) -> Self {
-        let bind = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let listeners = Listeners { http: vec![bind()], https: vec![bind()] };
-        Self::start_on(dir, link_socket, limits, listeners).await
+        Self::start_on(dir, link_socket, (limits, vec![]), listeners()).await
     }
 
     pub(crate) async fn start_on(
         dir: &Path,
         link_socket: &Path,
-        limits: Limits,
+        (limits, trusted_proxies): (Limits, Vec<Network>),
         listeners: Listeners,
     ) -> Self {
         let http = listeners.http[0].local_addr().unwrap();
@@ -99,6 +102,7 @@ impl Edge {
             api_socket: dir.join("api.sock"),
             edge: EdgeId::from_uuid(Uuid::from_u128(9)),
             env: Env::system(),
+            trusted_proxies,
             limits,
         };
         let (is_ready, ready) = oneshot::channel();
@@ -133,10 +137,20 @@ impl World {
     }
 
     pub(crate) async fn with(entries: Vec<Entry>, limits: Limits) -> Self {
+        Self::trusting(vec![], entries, limits).await
+    }
+
+    /// An edge with a proxy on this machine in front that it trusts.
+    pub(crate) async fn behind_a_proxy(entries: Vec<Entry>, limits: Limits) -> Self {
+        Self::trusting(vec!["127.0.0.0/8".parse().unwrap()], entries, limits).await
+    }
+
+    async fn trusting(trusted: Vec<Network>, entries: Vec<Entry>, limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let control = Control::new(dir.path(), entries);
         control.listen();
-        let edge = Edge::start(dir.path(), control.path(), limits).await;
+        let settings = (limits, trusted);
+        let edge = Edge::start_on(dir.path(), control.path(), settings, listeners()).await;
         control.applied(1).await;
         Self { dir, control, edge }
     }
