@@ -1,27 +1,25 @@
 //! One attempt to get an answer from one address.
 //!
 //! It never decides whether to try again; it tells the caller exactly how far it came. A small
-//! answer to GET or HEAD is held until it is complete, so that a death in its middle can still be
-//! made good; anything else streams.
+//! answer to GET or HEAD is kept back until it is complete (`keep`), so that a death in its middle
+//! can still be made good; anything else streams.
 
 use std::{net::SocketAddr, time::Duration};
 
-use http::{Method, Response, StatusCode, header};
+use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::Body,
     headers,
+    keep::{self, Keep},
     pool::{Lease, PoolKey, YOUNG},
     upstream::{ConnectError, Link, SendError},
     visit::Visit,
 };
-
-/// Answers up to this length are held until they are complete.
-const HOLD_BYTES: usize = 64 * 1024;
 
 /// How far an attempt came.
 #[derive(Debug, thiserror::Error)]
@@ -145,33 +143,29 @@ async fn finish(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::Unasked);
     }
-    let is_small = is_small(visit, &response);
+    let limits = &visit.shared().config.limits;
+    let keep = keep::plan(&visit.parts.method, response.headers());
     let (mut parts, incoming) = response.into_parts();
     headers::incoming(&mut parts.headers);
     // An app that speaks HTTP/1.0 must not lower the visitor's connection.
     parts.version = http::Version::HTTP_11;
-    if !is_small {
-        return Ok(Response::from_parts(parts, Body::incoming(incoming).with_guard(lease)));
-    }
-    let limit = visit.shared().config.limits.first_byte;
-    let collected = tokio::time::timeout(limit, Limited::new(incoming, HOLD_BYTES).collect());
-    let bytes = match collected.await {
-        Ok(Ok(collected)) => collected.to_bytes(),
-        Ok(Err(_)) => return Err(Failure::Written),
-        Err(_) => return Err(Failure::TooSlow),
+    let body = match keep {
+        Keep::Nothing => Body::incoming(incoming).with_guard(lease),
+        Keep::Beginning if incoming.is_end_stream() => Body::empty(),
+        Keep::Beginning => {
+            let kept = keep::beginning(incoming, Instant::now() + limits.keep_back).await;
+            let kept = kept.map_err(|_| Failure::Written)?;
+            // One that is here whole needs the connection no longer.
+            if kept.size_hint().exact().is_some() { kept } else { kept.with_guard(lease) }
+        }
+        Keep::Whole => {
+            let whole = Limited::new(incoming, keep::MOST).collect();
+            match tokio::time::timeout(limits.first_byte, whole).await {
+                Ok(Ok(collected)) => Body::full(collected.to_bytes()),
+                Ok(Err(_)) => return Err(Failure::Written),
+                Err(_) => return Err(Failure::TooSlow),
+            }
+        }
     };
-    drop(lease);
-    Ok(Response::from_parts(parts, Body::full(bytes)))
-}
-
-fn is_small(visit: &Visit, response: &Response<Incoming>) -> bool {
-    let fields = response.headers();
-    let length = fields.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    let length = length.and_then(|text| text.parse::<usize>().ok());
-    let is_stream = fields
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-    matches!(visit.parts.method, Method::GET | Method::HEAD)
-        && !is_stream
-        && length.is_some_and(|length| length <= HOLD_BYTES)
+    Ok(Response::from_parts(parts, body))
 }

@@ -50,6 +50,9 @@ pub struct Limits {
     pub body_idle: Duration,
     /// Until the first byte of an answer, after which the visitor gets 504.
     pub first_byte: Duration,
+    /// How long the beginning of an answer of unknown length is kept back, so that a short one can
+    /// be asked for again if it breaks off: a stream is late by this much at most.
+    pub keep_back: Duration,
     /// Until a replica that has not begun to answer is reported as suspect.
     pub suspect: Duration,
     /// For one connect to a replica.
@@ -92,6 +95,7 @@ impl Default for Limits {
             write: Duration::from_mins(1),
             body_idle: Duration::from_secs(30),
             first_byte: Duration::from_mins(5),
+            keep_back: Duration::from_millis(50),
             suspect: Duration::from_secs(1),
             connect: Duration::from_millis(500),
             upstream_idle: Duration::from_secs(4),

@@ -21,6 +21,7 @@ mod frames;
 mod headers;
 mod hold;
 mod identify;
+mod keep;
 mod link;
 mod load;
 mod metrics;
