@@ -1,5 +1,6 @@
 //! The socket of a visitor, with the time limits that hyper does not have.
 //!
+//! - A new connection must begin a request within 10 s, the TLS handshake included.
 //! - A head must be complete within 10 s of its first byte. hyper's own limit also runs while
 //!   the connection is idle, so it can only bound idleness.
 //! - A client that takes no byte of an answer for too long is cut off.
@@ -14,6 +15,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
@@ -27,8 +29,11 @@ use crate::{config::Limits, metrics::Traffic};
 const MAX_HEAD: usize = 40 * 1024;
 
 /// What the socket and the requests on it know of each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ConnState {
+    accepted: Instant,
+    /// When the last answer ended, in milliseconds after `accepted`.
+    ended: AtomicU64,
     /// Requests whose answer has not ended.
     active: AtomicUsize,
     /// Requests seen.
@@ -39,10 +44,24 @@ pub(crate) struct ConnState {
     traffic: Traffic,
 }
 
+impl Default for ConnState {
+    fn default() -> Self {
+        Self::counted_in(&Traffic::default())
+    }
+}
+
 impl ConnState {
     /// Of a new connection, whose bytes are counted in `traffic`.
     pub(crate) fn counted_in(traffic: &Traffic) -> Self {
-        Self { traffic: traffic.clone(), ..Self::default() }
+        Self {
+            accepted: Instant::now(),
+            ended: AtomicU64::new(0),
+            active: AtomicUsize::new(0),
+            seen: AtomicU64::new(0),
+            tunnel: AtomicBool::new(false),
+            head: Mutex::default(),
+            traffic: traffic.clone(),
+        }
     }
 
     /// A request was read; its answer has ended when the guard is dropped.
@@ -65,6 +84,12 @@ impl ConnState {
         self.active.load(Relaxed) == 0
     }
 
+    /// Since when nothing is under way; `None`: something is, or it is a tunnel.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        let is_idle = self.is_idle() && !self.tunnel.load(Relaxed);
+        is_idle.then(|| self.accepted + Duration::from_millis(self.ended.load(Relaxed)))
+    }
+
     /// Changes with every request.
     pub(crate) fn seen(&self) -> u64 {
         self.seen.load(Relaxed)
@@ -83,6 +108,8 @@ pub(crate) struct Busy(Arc<ConnState>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        let after = self.0.accepted.elapsed().as_millis();
+        self.0.ended.store(u64::try_from(after).unwrap_or(u64::MAX), Relaxed);
         self.0.active.fetch_sub(1, Relaxed);
     }
 }
@@ -93,9 +120,11 @@ pub(crate) struct ClientIo<S> {
     stream: S,
     state: Arc<ConnState>,
     is_h2: bool,
-    header: std::time::Duration,
-    write: std::time::Duration,
-    /// Deadline of the head that is being read, and the requests seen when it began.
+    header: Duration,
+    write: Duration,
+    /// No byte of a request has come yet.
+    is_fresh: bool,
+    /// Deadline of the head that is being read, or waited for on a new connection, and the requests seen when it began.
     head_deadline: Option<(Instant, u64)>,
     write_deadline: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -104,12 +133,13 @@ pub(crate) struct ClientIo<S> {
 impl<S> ClientIo<S> {
     pub(crate) fn new(stream: S, state: Arc<ConnState>, is_h2: bool, limits: &Limits) -> Self {
         Self {
+            head_deadline: Some((state.accepted + limits.fresh, 0)),
+            is_fresh: true,
             stream,
             state,
             is_h2,
             header: limits.header,
             write: limits.write,
-            head_deadline: None,
             write_deadline: None,
             timer: None,
         }
@@ -134,6 +164,9 @@ impl<S> ClientIo<S> {
             return;
         }
         self.state.read(bytes);
+        if std::mem::take(&mut self.is_fresh) {
+            self.head_deadline = None;
+        }
         if self.head_deadline().is_none() {
             self.head_deadline = Some((Instant::now() + self.header, self.state.seen()));
         }

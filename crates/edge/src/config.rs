@@ -5,6 +5,7 @@ use std::{net::TcpListener, path::PathBuf, time::Duration};
 use miosa_types::{EdgeId, Env};
 
 pub use crate::peers::{Network, NetworkError};
+use crate::privileges;
 
 /// Configuration of one edge.
 #[derive(Clone, Debug)]
@@ -40,6 +41,9 @@ pub struct Listeners {
 pub struct Limits {
     /// From accept to the end of the TLS handshake.
     pub handshake: Duration,
+    /// From accept to the first byte of the first request, the TLS handshake included; on HTTP/2
+    /// to the first request.
+    pub fresh: Duration,
     /// From the first byte of a request to the end of its header.
     pub header: Duration,
     /// How long a connection may stay between two requests.
@@ -73,7 +77,8 @@ pub struct Limits {
     pub drain: Duration,
     /// How long an idle connection is still served after the shutdown began.
     pub lame_duck: Duration,
-    /// Client connections of the whole edge.
+    /// Client connections of the whole edge, tunnels included; a quarter of them for one address.
+    /// By default half of the files that may be open: each may need a connection to an app.
     pub connections: usize,
     /// Held requests of one app. Once half of them are taken, no client address gets more than
     /// half.
@@ -90,6 +95,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(10),
+            fresh: Duration::from_secs(10),
             header: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             write: Duration::from_mins(1),
@@ -106,11 +112,33 @@ impl Default for Limits {
             preview_hold: Duration::from_secs(5),
             drain: Duration::from_secs(10),
             lame_duck: Duration::from_secs(3),
-            connections: 20_000,
+            connections: connections(privileges::open_files()),
             held_per_app: 1_000,
             held_bytes_per_app: 16 << 20,
             held: 20_000,
             held_bytes: 256 << 20,
+        }
+    }
+}
+
+/// Client connections by the number of files that may be open; `None`: any number.
+fn connections(open_files: Option<u64>) -> usize {
+    // What an edge has memory for.
+    const MOST: usize = 32 * 1024;
+    let files = open_files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    (files / 2).clamp(1, MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_what_they_need() {
+        for (files, wanted) in
+            [(Some(20_000), 10_000), (Some(1_024), 512), (Some(0), 1), (None, 32_768)]
+        {
+            assert_eq!(connections(files), wanted, "{files:?}");
         }
     }
 }

@@ -90,8 +90,8 @@ fn visit(connection: &Arc<Connection>, request: Request<Incoming>, arrived: Inst
     let visitor = Visitor { peer, is_trusted, is_https: is_tls, host: written_host };
     let headers = headers::outgoing(&parts, visitor);
     let replay = Replay::new(incoming, worker.shared.config.limits.body_idle);
-    let state = connection.state.clone();
-    Visit { worker, state, ip, is_https, parts, headers, replay, arrived, upgrade }
+    let (state, seat) = (connection.state.clone(), connection.seat.clone());
+    Visit { worker, state, seat, ip, is_https, parts, headers, replay, arrived, upgrade }
 }
 
 /// The host, if the request may come over this connection.

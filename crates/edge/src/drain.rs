@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Counts what is open, up to a limit.
-#[derive(Debug)]
+/// Counts what is open.
+#[derive(Debug, Default)]
 pub(crate) struct Open {
     count: Arc<watch::Sender<usize>>,
-    limit: usize,
 }
 
 /// Something that is open until this is dropped.
@@ -19,19 +18,9 @@ pub(crate) struct Open {
 pub(crate) struct OpenGuard(Arc<watch::Sender<usize>>);
 
 impl Open {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { count: Arc::new(watch::Sender::new(0)), limit }
-    }
-
-    /// `None` if the limit is reached.
-    pub(crate) fn enter(&self) -> Option<OpenGuard> {
-        let limit = self.limit;
-        let entered = self.count.send_if_modified(|count| {
-            let fits = *count < limit;
-            *count += usize::from(fits);
-            fits
-        });
-        entered.then(|| OpenGuard(self.count.clone()))
+    pub(crate) fn enter(&self) -> OpenGuard {
+        self.count.send_modify(|count| *count += 1);
+        OpenGuard(self.count.clone())
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -60,9 +49,8 @@ mod tests {
 
     #[tokio::test]
     async fn it_is_empty_when_the_last_guard_is_gone() {
-        let open = Open::new(2);
-        let (a, b) = (open.enter().unwrap(), open.enter().unwrap());
-        assert!(open.enter().is_none());
+        let open = Open::default();
+        let (a, b) = (open.enter(), open.enter());
         assert!(open.empty().now_or_never().is_none());
         drop((a, b));
         open.empty().await;

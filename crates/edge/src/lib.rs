@@ -14,6 +14,7 @@ pub mod body;
 mod client_io;
 pub mod config;
 mod cookies;
+mod crowd;
 mod dispatch;
 mod drain;
 mod files;
@@ -53,6 +54,7 @@ pub use config::{EdgeConfig, Limits, Listeners, Network, NetworkError};
 
 use crate::{
     blobs::BlobCache,
+    crowd::Crowd,
     drain::Open,
     hold::Holds,
     link::Link,
@@ -120,15 +122,17 @@ pub async fn run(
     let (phases, phase) = watch::channel(Phase::Serving);
     let limits = config.limits.clone();
     let edge = config.edge;
+    let metrics = Arc::default();
     let shared = Arc::new(Shared {
-        open: Open::new(limits.connections),
+        open: Open::default(),
+        crowd: Arc::new(Crowd::new(limits.connections, &config.trusted_proxies, &metrics)),
         config,
         live: Live::default(),
         blobs,
         tls,
         holds: Holds::default(),
         reports,
-        metrics: Arc::default(),
+        metrics,
         background: tokio::runtime::Handle::current(),
         phase,
     });

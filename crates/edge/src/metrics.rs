@@ -61,6 +61,8 @@ pub(crate) struct Metrics {
     pub(crate) hold_refused: Counter,
     pub(crate) holding: Gauge,
     pub(crate) connections: Gauge,
+    pub(crate) connections_evicted: Counter,
+    pub(crate) connections_refused: Counter,
     pub(crate) unknown_sni: Counter,
     pub(crate) traffic: Traffic,
     registry: Mutex<Registry>,
@@ -76,6 +78,8 @@ impl Default for Metrics {
             hold_refused: Counter::default(),
             holding: Gauge::default(),
             connections: Gauge::default(),
+            connections_evicted: Counter::default(),
+            connections_refused: Counter::default(),
             unknown_sni: Counter::default(),
             traffic: Traffic::default(),
             registry: Mutex::new(Registry::with_prefix("edge")),
@@ -95,6 +99,10 @@ impl Metrics {
         counter("ejections", "Replicas ejected after a connect error", &self.ejections);
         counter("held", "Requests that waited for their app", &self.held);
         counter("hold_refused", "Requests beyond a bound of the queue", &self.hold_refused);
+        let evicted = "Idle client connections closed to make room";
+        counter("connections_evicted", evicted, &self.connections_evicted);
+        let refused = "Client connections beyond a bound";
+        counter("connections_refused", refused, &self.connections_refused);
         counter("unknown_sni", "TLS handshakes for an unknown name", &self.unknown_sni);
         counter("received_bytes", "Bytes from visitors", &self.traffic.received);
         counter("sent_bytes", "Bytes to visitors", &self.traffic.sent);

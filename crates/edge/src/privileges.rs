@@ -11,7 +11,7 @@ use landlock::{
     RulesetStatus,
 };
 use rustix::{
-    process::{Gid, Uid, geteuid},
+    process::{Gid, Resource, Rlimit, Uid, geteuid, getrlimit, setrlimit},
     thread,
 };
 use seccompiler::{
@@ -61,6 +61,17 @@ pub fn confine(uid: u32, gid: u32, dir: &Path) -> io::Result<Report> {
         }
     };
     Ok(Report { user, landlock, seccomp })
+}
+
+/// How many files this process may have open, after it has asked for as many as it can get;
+/// `None`: any number.
+pub fn open_files() -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        // It has what it had.
+        Err(_) => current,
+    }
 }
 
 /// The folder may come from a time when the edge ran as somebody else.

@@ -29,6 +29,7 @@ use tokio::{
 use crate::{
     body::Body,
     client_io::{ClientIo, ConnState},
+    crowd::Seat,
     dispatch,
     drain::OpenGuard,
     shared::Phase,
@@ -44,6 +45,7 @@ pub(crate) struct Connection {
     /// The address that it came to.
     pub(crate) local: Option<IpAddr>,
     pub(crate) state: Arc<ConnState>,
+    pub(crate) seat: Arc<Seat>,
     /// `None` on plain HTTP.
     pub(crate) tls: Option<ConnectionTls>,
 }
@@ -55,42 +57,59 @@ pub(crate) struct ConnectionTls {
     pub(crate) has_name: bool,
 }
 
-/// Serves one accepted socket until it is closed.
+/// An accepted socket that was let in.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    pub(crate) peer: SocketAddr,
+    pub(crate) state: Arc<ConnState>,
+    pub(crate) seat: Arc<Seat>,
+    pub(crate) guard: OpenGuard,
+}
+
+/// Serves one accepted socket until it is closed, or must make room.
 pub(crate) async fn connection(
     worker: Arc<Worker>,
     stream: TcpStream,
-    peer: SocketAddr,
-    (is_https, guard): (bool, OpenGuard),
+    is_https: bool,
+    entered: Entered,
 ) {
+    let Entered { peer, state, seat, guard } = entered;
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().ok().map(|addr| addr.ip().to_canonical());
     let shared = worker.shared.clone();
     shared.metrics.connections.inc();
-    let state = Arc::new(ConnState::counted_in(&shared.metrics.traffic));
-    if is_https {
-        match tls::accept(&shared.live, stream, shared.config.limits.handshake).await {
-            Ok(accepted) => {
-                let tls = ConnectionTls {
-                    certificate: accepted.certificate,
-                    has_name: accepted.has_name,
-                };
-                let connection = Connection { worker, peer, local, state, tls: Some(tls) };
-                if accepted.is_h2 {
-                    http2(connection, accepted.stream).await;
-                } else {
-                    http1(connection, accepted.stream).await;
-                }
-            }
-            Err(HandshakeError::UnknownName) => {
-                shared.metrics.unknown_sni.inc();
-            }
-            Err(error) => tracing::debug!(%error, "no handshake"),
-        }
-    } else {
-        http1(Connection { worker, peer, local, state, tls: None }, stream).await;
+    let connection =
+        Connection { worker, peer, local, state: state.clone(), seat: seat.clone(), tls: None };
+    tokio::select! {
+        () = seat.evicted(&state) => tracing::debug!(%peer, "an idle connection makes room"),
+        () = talk(connection, stream, is_https) => {}
     }
     shared.metrics.connections.dec();
     drop(guard);
+}
+
+async fn talk(mut connection: Connection, stream: TcpStream, is_https: bool) {
+    if !is_https {
+        return http1(connection, stream).await;
+    }
+    let shared = connection.worker.shared.clone();
+    match tls::accept(&shared.live, stream, shared.config.limits.handshake).await {
+        Ok(accepted) => {
+            connection.tls = Some(ConnectionTls {
+                certificate: accepted.certificate,
+                has_name: accepted.has_name,
+            });
+            if accepted.is_h2 {
+                http2(connection, accepted.stream).await;
+            } else {
+                http1(connection, accepted.stream).await;
+            }
+        }
+        Err(HandshakeError::UnknownName) => {
+            shared.metrics.unknown_sni.inc();
+        }
+        Err(error) => tracing::debug!(%error, "no handshake"),
+    }
 }
 
 async fn http1<S>(connection: Connection, stream: S)

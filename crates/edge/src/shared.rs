@@ -6,7 +6,7 @@ use miosa_types::{DeploymentId, link::Up};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
-    balance::Replica, blobs::BlobCache, config::EdgeConfig, drain::Open, hold::Holds,
+    balance::Replica, blobs::BlobCache, config::EdgeConfig, crowd::Crowd, drain::Open, hold::Holds,
     metrics::Metrics, table::Live, tls::Tls,
 };
 
@@ -35,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) background: tokio::runtime::Handle,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) open: Open,
+    pub(crate) crowd: Arc<Crowd>,
 }
 
 /// What the edge tells control. Nothing here waits: while control is away, news that it will

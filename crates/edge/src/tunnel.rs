@@ -50,9 +50,9 @@ pub(crate) fn switch(
     let upstream = hyper::upgrade::on(&mut response);
     visit.state.become_tunnel();
     if let Some(visitor) = visit.upgrade.take() {
-        let open = visit.shared().open.enter();
+        let (open, seat) = (visit.shared().open.enter(), visit.seat.clone());
         tokio::spawn(async move {
-            let _guards = (open, guard);
+            let _guards = (open, seat, guard);
             let both = async {
                 let (visitor, upstream) = (visitor.await?, upstream.await?);
                 let (mut visitor, mut upstream) = (TokioIo::new(visitor), TokioIo::new(upstream));

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::{
     body::Body,
     client_io::ConnState,
+    crowd::Seat,
     hold::Who,
     identify,
     pages::{self, Page},
@@ -37,6 +38,8 @@ pub(crate) struct Worker {
 pub(crate) struct Visit {
     pub(crate) worker: Arc<Worker>,
     pub(crate) state: Arc<ConnState>,
+    /// Its connection's place, which a tunnel keeps.
+    pub(crate) seat: Arc<Seat>,
     /// The visitor's address, behind proxies that are trusted.
     pub(crate) ip: IpAddr,
     /// Whether the visitor sees HTTPS, from us or from a proxy that is trusted.

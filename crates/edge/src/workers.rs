@@ -14,9 +14,10 @@ use std::{
 use tokio::{net::TcpStream, sync::watch, task::JoinSet};
 
 use crate::{
+    client_io::ConnState,
     config::Listeners,
     pool::Pool,
-    serve,
+    serve::{self, Entered},
     shared::{Phase, Shared},
     visit::Worker,
 };
@@ -131,8 +132,11 @@ async fn accept(worker: Arc<Worker>, socket: TcpListener, is_https: bool) {
 }
 
 fn serve(worker: &Arc<Worker>, stream: TcpStream, peer: SocketAddr, is_https: bool) {
-    // Beyond the bound the socket is closed at once: it costs nothing.
-    if let Some(guard) = worker.shared.open.enter() {
-        tokio::spawn(serve::connection(worker.clone(), stream, peer, (is_https, guard)));
+    let shared = &worker.shared;
+    let state = Arc::new(ConnState::counted_in(&shared.metrics.traffic));
+    // Beyond the bounds the socket is closed at once: it costs nothing.
+    if let Some(seat) = shared.crowd.enter(peer.ip(), &state) {
+        let entered = Entered { peer, state, seat: Arc::new(seat), guard: shared.open.enter() };
+        tokio::spawn(serve::connection(worker.clone(), stream, is_https, entered));
     }
 }

@@ -7,6 +7,7 @@
 )]
 
 mod control;
+mod crowd;
 mod hold;
 mod hostile;
 mod lifecycle;

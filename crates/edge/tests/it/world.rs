@@ -117,6 +117,13 @@ impl Edge {
         Self { http, https, handle, stop, running }
     }
 
+    /// A counter or a gauge without labels.
+    pub(crate) fn metric(&self, name: &str) -> usize {
+        let text = self.handle.metrics();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap().parse().unwrap()
+    }
+
     /// Begins the shutdown; the handle ends when it is over.
     pub(crate) fn shut_down(self) -> JoinHandle<Result<(), miosa_edge::Error>> {
         let _ = self.stop.send(());
