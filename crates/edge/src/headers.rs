@@ -36,6 +36,7 @@ pub(crate) fn outgoing(parts: &Parts, visitor: Visitor<'_>) -> HeaderMap {
     let mut headers = parts.headers.clone();
     let wants_trailers = headers.get_all(header::TE).iter().any(has_trailers);
     strip_hop(&mut headers);
+    drop_shadows(&mut headers);
     if !visitor.is_trusted {
         let spoofed: Vec<_> = headers.keys().filter(|name| is_vouched(name)).cloned().collect();
         for name in spoofed {
@@ -56,6 +57,30 @@ pub(crate) fn outgoing(parts: &Parts, visitor: Visitor<'_>) -> HeaderMap {
 fn is_vouched(name: &HeaderName) -> bool {
     let name = name.as_str();
     name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
+}
+
+/// Drops `X_Forwarded_For` and the like: CGI and its heirs (WSGI, Rack, PHP) take it for the real
+/// field. Also from trusted proxies, which pass on what they do not know.
+fn drop_shadows(headers: &mut HeaderMap) {
+    let is_shadow = |name: &&HeaderName| {
+        let folded: Vec<u8> = name
+            .as_str()
+            .bytes()
+            .map(|byte| if byte.is_ascii_alphanumeric() { byte } else { b'-' })
+            .collect();
+        let is_ours =
+            |real: &HeaderName| is_vouched(real) || *real == header::HOST || is_hop(real.as_str());
+        folded != name.as_str().as_bytes()
+            && HeaderName::from_bytes(&folded).is_ok_and(|real| is_ours(&real))
+    };
+    let shadows: Vec<_> = headers.keys().filter(is_shadow).cloned().collect();
+    for name in shadows {
+        headers.remove(name);
+    }
+}
+
+fn is_hop(name: &str) -> bool {
+    HOP.contains(&name)
 }
 
 /// Writes what we know of the visitor. Of an untrusted peer nothing of the kind is left by now.
@@ -161,6 +186,11 @@ mod tests {
             .header("x-forwarded-for", "6.6.6.6")
             .header("x-forwarded-user", "root")
             .header("forwarded", "for=6.6.6.6")
+            .header("x_forwarded_for", "6.6.6.6")
+            .header("x-forwarded_proto", "https")
+            .header("X_Real_IP", "6.6.6.6")
+            .header("host_", "kept")
+            .header("x_own", "kept")
             .header("cookie", "a=1")
             .header("cookie", "b=2")
             .body(())
@@ -181,10 +211,12 @@ mod tests {
             "content-length: 3",
             "cookie: a=1; b=2",
             "host: a.b:8443",
+            "host_: kept",
             "te: trailers",
             "x-forwarded-for: 10.0.0.1",
             "x-forwarded-host: a.b:8443",
             "x-forwarded-proto: https",
+            "x_own: kept",
         ];
         assert_eq!(got, wanted);
     }
@@ -197,6 +229,7 @@ mod tests {
             .header("x-forwarded-proto", "https")
             .header("forwarded", "for=6.6.6.6")
             .header("x-real-ip", "6.6.6.6")
+            .header("x_forwarded_for", "5.5.5.5")
             .body(())
             .unwrap()
             .into_parts();
@@ -207,6 +240,7 @@ mod tests {
             host: "a.b",
         };
         let headers = outgoing(&parts, visitor);
+        assert!(!headers.contains_key("x_forwarded_for"), "it passed on what it did not know");
         for (name, wanted) in [
             ("x-forwarded-for", "6.6.6.6, 10.0.0.2, fd00::1"),
             ("x-forwarded-proto", "https"),

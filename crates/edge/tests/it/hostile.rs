@@ -82,6 +82,7 @@ async fn an_app_believes_only_what_we_say() {
     .await;
     let world = World::new(served_by(&[app.addr])).await;
     let request = "GET /path?q=1 HTTP/1.1\r\nHost: App.test:80\r\nX-Forwarded-For: 6.6.6.6\r\n\
+                   X_Forwarded_For: 6.6.6.6\r\nX_Real-IP: 6.6.6.6\r\n\
                    X-Forwarded-Proto: https\r\nForwarded: for=6.6.6.6\r\nConnection: close, X-Drop\r\n\
                    X-Drop: 1\r\nUpgrade: h2c\r\nExpect: 100-continue\r\nProxy-Authorization: x\r\n\r\n";
     let reply = ask(world.edge.http, request).await;
