@@ -1,7 +1,7 @@
 //! The edge's own copies of blobs: files of sites, manifests, certificates.
 //!
-//! Promises: a blob is checked against its digest when it enters and again when it is first
-//! opened after a start, and a damaged one is removed so that it is fetched anew; it appears
+//! Promises: a blob is checked against its digest when it enters, again when it is first opened
+//! after a start, and by a slow scrub (`scrub`), and a damaged one is removed so that it is fetched anew; it appears
 //! under its name complete or not at all; what is kept in memory and open is bounded. Nothing
 //! here needs control.
 
@@ -122,6 +122,15 @@ impl BlobCache {
             Err(BlobError::Missing(_) | BlobError::Corrupt(_)) => {}
             Err(error) => return Err(error),
         }
+        self.bring(digest, fetch).await
+    }
+
+    /// Puts a blob here, whatever is here already.
+    pub(crate) async fn bring<F, R>(&self, digest: Digest, fetch: F) -> Result<(), BlobError>
+    where
+        F: AsyncFnOnce() -> io::Result<R>,
+        R: AsyncRead + Unpin,
+    {
         let io = |source| BlobError::Io { digest, source };
         let from = fetch().await.map_err(io)?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -132,7 +141,10 @@ impl BlobCache {
             Err(source) => Err(io(source)),
         };
         match &written {
-            Ok(()) => drop(lock(&self.verified).insert(digest)),
+            Ok(()) => {
+                self.close(digest);
+                lock(&self.verified).insert(digest);
+            }
             Err(_) => drop(fs_err::remove_file(&incoming)),
         }
         written
@@ -151,8 +163,7 @@ impl BlobCache {
             .unwrap_or_else(|error| Err(BlobError::Io { digest, source: io::Error::other(error) }));
         if let Err(BlobError::Corrupt(_)) = &loaded {
             tracing::error!(%digest, "a blob on the edge's disk is damaged; it is removed");
-            lock(&self.verified).remove(&digest);
-            let _ = fs_err::remove_file(self.path(digest));
+            self.discard(digest);
         }
         let blob = loaded?;
         lock(&self.verified).insert(digest);
@@ -199,10 +210,24 @@ impl BlobCache {
         }
     }
 
-    /// Removes every blob that is not in `live`. Answers that are under way keep their file.
-    pub(crate) fn retain(&self, live: &BTreeSet<Digest>) -> io::Result<u64> {
-        let mut removed = 0;
-        lock(&self.manifests).retain(|digest, _| live.contains(digest));
+    /// Removes a blob whose file is damaged. Its bytes in memory, if they are, were checked.
+    pub(crate) fn discard(&self, digest: Digest) {
+        lock(&self.verified).remove(&digest);
+        self.close(digest);
+        let _ = fs_err::remove_file(self.path(digest));
+    }
+
+    /// Uses an open file no longer.
+    fn close(&self, digest: Digest) {
+        let mut shard = self.shard(digest);
+        if matches!(shard.get(digest), Some(Blob::File { .. })) {
+            shard.remove(digest);
+        }
+    }
+
+    /// Every blob that is here.
+    pub(crate) fn all(&self) -> io::Result<Vec<Digest>> {
+        let mut all = Vec::new();
         for folder in fs_err::read_dir(&self.dir)? {
             let folder = folder?;
             if folder.file_name() == "incoming" || !folder.file_type()?.is_dir() {
@@ -214,13 +239,21 @@ impl BlobCache {
                 else {
                     continue;
                 };
-                if !live.contains(&digest) {
-                    self.shard(digest).remove(digest);
-                    lock(&self.verified).remove(&digest);
-                    fs_err::remove_file(entry.path())?;
-                    removed += 1;
-                }
+                all.push(digest);
             }
+        }
+        Ok(all)
+    }
+
+    /// Removes every blob that is not in `live`. Answers that are under way keep their file.
+    pub(crate) fn retain(&self, live: &BTreeSet<Digest>) -> io::Result<u64> {
+        let mut removed = 0;
+        lock(&self.manifests).retain(|digest, _| live.contains(digest));
+        for digest in self.all()?.into_iter().filter(|digest| !live.contains(digest)) {
+            self.shard(digest).remove(digest);
+            lock(&self.verified).remove(&digest);
+            fs_err::remove_file(self.path(digest))?;
+            removed += 1;
         }
         Ok(removed)
     }
@@ -229,7 +262,7 @@ impl BlobCache {
         lock(&self.shards[usize::from(digest.bytes()[31]) % SHARDS])
     }
 
-    fn path(&self, digest: Digest) -> PathBuf {
+    pub(crate) fn path(&self, digest: Digest) -> PathBuf {
         let name = digest.to_string();
         self.dir.join(&name[..2]).join(name)
     }

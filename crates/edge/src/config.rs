@@ -73,6 +73,10 @@ pub struct Limits {
     pub api_question: Duration,
     /// How long a request for a port that is not up is held (documents get the page at once).
     pub preview_hold: Duration,
+    /// From one scrub of all blobs to the next, about.
+    pub scrub_every: Duration,
+    /// Bytes a second that a scrub reads.
+    pub scrub_rate: u64,
     /// How long a shutdown may last.
     pub drain: Duration,
     /// How long an idle connection is still served after the shutdown began.
@@ -110,6 +114,8 @@ impl Default for Limits {
             api_health: Duration::from_secs(5),
             api_question: Duration::from_secs(30),
             preview_hold: Duration::from_secs(5),
+            scrub_every: Duration::from_hours(24),
+            scrub_rate: 8 << 20,
             drain: Duration::from_secs(10),
             lame_duck: Duration::from_secs(3),
             connections: connections(privileges::open_files()),

@@ -34,6 +34,7 @@ pub mod privileges;
 mod probe;
 mod product;
 mod replay;
+mod scrub;
 mod serve;
 mod shard;
 mod shared;
@@ -140,6 +141,7 @@ pub async fn run(
     link.restore().await;
     let mut background = JoinSet::new();
     background.spawn(link.run(edge));
+    background.spawn(scrub::run(shared.clone()));
     // The kept table may be a moment old, and a route that is missing in it would be a 404 that
     // the generation before would not have given: control is asked first, if it is there.
     let _ = tokio::time::timeout(SETTLE, settled).await;

@@ -11,7 +11,10 @@ use miosa_types::{
     Digest,
     link::{Certificate, Entry, Route, Target},
 };
-use tokio::io::AsyncReadExt;
+use tokio::{
+    io::{AsyncReadExt, Take},
+    net::UnixStream,
+};
 
 use crate::{blobs::BlobError, frames, shared::Shared, table::Loaded};
 
@@ -114,10 +117,29 @@ pub(crate) async fn needed(
 }
 
 async fn ensure(shared: &Shared, digest: Digest) -> Result<(), BlobError> {
-    let socket = &shared.config.link_socket;
-    let fetch = async || match frames::blob(socket, digest).await? {
+    shared.blobs.ensure(digest, async || ask(shared, digest).await).await
+}
+
+/// Fetches a blob whether it is here or not.
+pub(crate) async fn fetch(shared: &Shared, digest: Digest) -> Result<(), BlobError> {
+    shared.blobs.bring(digest, async || ask(shared, digest).await).await
+}
+
+async fn ask(shared: &Shared, digest: Digest) -> io::Result<Take<UnixStream>> {
+    match frames::blob(&shared.config.link_socket, digest).await? {
         Some((size, stream)) => Ok(stream.take(size)),
-        None => Err(io::Error::from(io::ErrorKind::NotFound)),
-    };
-    shared.blobs.ensure(digest, fetch).await
+        None => Err(io::Error::new(io::ErrorKind::NotFound, Nowhere)),
+    }
+}
+
+/// Control answered that it has no such blob; a socket that is not there is `NotFound` as well.
+#[derive(Debug, thiserror::Error)]
+#[error("control has no such blob")]
+struct Nowhere;
+
+/// Whether control itself does not have the blob.
+pub(crate) fn is_nowhere(error: &BlobError) -> bool {
+    let BlobError::Io { source, .. } = error else { return false };
+    let Some(cause) = source.get_ref() else { return false };
+    cause.is::<Nowhere>()
 }

@@ -64,6 +64,8 @@ pub(crate) struct Metrics {
     pub(crate) connections_evicted: Counter,
     pub(crate) connections_refused: Counter,
     pub(crate) unknown_sni: Counter,
+    pub(crate) blobs_checked: Counter,
+    pub(crate) blobs_damaged: Counter,
     pub(crate) traffic: Traffic,
     registry: Mutex<Registry>,
 }
@@ -81,6 +83,8 @@ impl Default for Metrics {
             connections_evicted: Counter::default(),
             connections_refused: Counter::default(),
             unknown_sni: Counter::default(),
+            blobs_checked: Counter::default(),
+            blobs_damaged: Counter::default(),
             traffic: Traffic::default(),
             registry: Mutex::new(Registry::with_prefix("edge")),
         };
@@ -104,6 +108,8 @@ impl Metrics {
         let refused = "Client connections beyond a bound";
         counter("connections_refused", refused, &self.connections_refused);
         counter("unknown_sni", "TLS handshakes for an unknown name", &self.unknown_sni);
+        counter("blobs_checked", "Blobs read by the scrub", &self.blobs_checked);
+        counter("blobs_damaged", "Damaged blobs that it found", &self.blobs_damaged);
         counter("received_bytes", "Bytes from visitors", &self.traffic.received);
         counter("sent_bytes", "Bytes to visitors", &self.traffic.sent);
         registry.register("requests", "Requests answered", self.requests.clone());

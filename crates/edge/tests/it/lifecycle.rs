@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-fn site(control: &Control, host: &str, content: &str) -> miosa_types::link::Entry {
+pub(crate) fn site(control: &Control, host: &str, content: &str) -> miosa_types::link::Entry {
     let blob = BlobRef { digest: control.blob(content), size: content.len() as u64 };
     site_of(control, host, blob)
 }

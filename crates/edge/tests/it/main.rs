@@ -13,6 +13,7 @@ mod hostile;
 mod lifecycle;
 mod preview;
 mod retry;
+mod scrub;
 mod tls;
 mod upstream;
 mod world;
