@@ -3,17 +3,38 @@
 
 use std::{collections::BTreeMap, fs::File, io, path::PathBuf, sync::Mutex};
 
-use super::{Error, Tried as _, grow::Host};
+use super::{
+    Error, Tried as _,
+    grow::{Host, wanted_free},
+    reserve,
+};
 use crate::sys::btrfs;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
+/// How growing the pool went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Growth {
+    /// It grows, or need not.
+    Works,
+    /// It was due and did not succeed. It is tried again.
+    Fails,
+    /// The disk below has no room for it.
+    NoRoom,
+}
+
 /// Whether sandboxes are to be held. `was` keeps it from going to and fro.
-pub(super) fn is_due(pool: Host, can_grow: bool, was: bool) -> bool {
+pub(super) fn is_due(pool: Host, growth: Growth, was: bool) -> bool {
     let short = (pool.total / 10).clamp(GIB / 4, GIB).min(pool.total / 4);
+    let short = match growth {
+        Growth::Works => return false,
+        // Half of the room that is kept is left for more attempts.
+        Growth::Fails => short.max(wanted_free(pool) / 2),
+        Growth::NoRoom => short,
+    };
     let enough = if was { short / 2 * 3 } else { short };
-    !can_grow && pool.free < enough
+    pool.free < enough
 }
 
 /// What each of so many sandboxes may still write: to end in order and to remove something. All
@@ -72,18 +93,21 @@ impl Brake {
         self.state().sandboxes.remove(name);
     }
 
-    /// Holds every sandbox at its use, or lets all go.
+    /// Holds every sandbox at its use and gives the reserve, or takes that back and lets all go.
     pub(super) fn set(&self, is_on: bool, free: u64) -> Result<(), Error> {
-        self.apply_to_all(is_on, free)?;
         if !is_on {
-            return Ok(());
+            // First, so that it is not theirs. Without it they are let go all the same.
+            let kept = reserve::keep(&self.pool);
+            return self.apply_to_all(is_on, free).and(kept);
         }
+        self.apply_to_all(is_on, free)?;
         // The use is counted when the filesystem commits, so those that write were held below
         // theirs: at once, but too tightly.
         File::open(&self.pool)
             .and_then(|pool| Ok(rustix::fs::syncfs(pool)?))
             .tried("write out the pool")?;
-        self.apply_to_all(is_on, free)
+        self.apply_to_all(is_on, free)?;
+        reserve::give(&self.pool)
     }
 
     fn apply_to_all(&self, is_on: bool, free: u64) -> Result<(), Error> {
@@ -125,17 +149,21 @@ mod tests {
 
     #[test]
     fn it_is_due_when_room_is_short_and_nothing_else_helps() {
-        let due = |total, free, can_grow, was| {
-            is_due(Host { total: total * MIB, free: free * MIB }, can_grow, was)
+        use Growth::{Fails, NoRoom, Works};
+        let due = |total, free, growth, was| {
+            is_due(Host { total: total * MIB, free: free * MIB }, growth, was)
         };
-        assert!(!due(4096, 500, false, false), "a tenth is left");
-        assert!(due(4096, 400, false, false));
-        assert!(!due(4096, 400, true, false), "it grows instead");
-        assert!(due(4096, 500, false, true), "not let go at once");
-        assert!(!due(4096, 620, false, true));
-        assert!(!due(100 * 1024, 1100, false, false), "1 GiB is enough for a large one");
-        assert!(due(100 * 1024, 1000, false, false));
-        assert!(due(512, 120, false, false) && !due(512, 130, false, false), "a small one");
+        assert!(!due(4096, 500, NoRoom, false), "a tenth is left");
+        assert!(due(4096, 400, NoRoom, false));
+        assert!(!due(4096, 400, Works, false), "it grows instead");
+        assert!(due(4096, 500, NoRoom, true), "not let go at once");
+        assert!(!due(4096, 620, NoRoom, true));
+        assert!(!due(100 * 1024, 1100, NoRoom, false), "1 GiB is enough for a large one");
+        assert!(due(100 * 1024, 1000, NoRoom, false));
+        assert!(due(512, 120, NoRoom, false) && !due(512, 130, NoRoom, false), "a small one");
+        assert!(due(4096, 1000, Fails, false), "a growth that fails leaves no time");
+        assert!(!due(4096, 1100, Fails, false), "there is room for another attempt");
+        assert!(!due(4096, 0, Works, true), "it grew after all");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! this switches quotas on for the whole filesystem and leaves a mode that is on as it is.
 
 use std::{
+    ffi::CStr,
     fs::File,
     io,
     os::unix::fs::PermissionsExt,
@@ -12,9 +13,11 @@ use std::{
     sync::Arc,
 };
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
-use super::{Driver, Error, Files, Tried as _, Volume, brake::Brake, grow, make_parts, volume_in};
+use super::{
+    Driver, Error, Files, Tried as _, Volume, brake::Brake, grow, make_parts, reserve, volume_in,
+};
 use crate::{
     rootfs::mount_points,
     sys::{
@@ -25,6 +28,16 @@ use crate::{
 
 /// Prefix of a volume that is being made.
 const HALF_MADE: &str = ".new-";
+
+const FLAGS: MountFlags = MountFlags::NOATIME.union(MountFlags::NOSUID).union(MountFlags::NODEV);
+/// `nodiscard`: discarding would punch the allocated blocks out of the file again.
+///
+/// `metadata_ratio`: after so many chunks of data one of metadata is allocated. Without it data
+/// takes every chunk, and a pool whose 8 MiB of metadata are full refuses writers, new volumes
+/// and their names while a fifth of it is free.
+const OPTIONS: &CStr = c"nodiscard,metadata_ratio=4";
+/// While the reserve is made: metadata is allocated at once.
+const FIRST_OPTIONS: &CStr = c"nodiscard,metadata_ratio=1";
 
 #[derive(Debug)]
 pub(super) struct Btrfs {
@@ -61,6 +74,7 @@ impl Btrfs {
             mount_image(&files.image, &files.pool)?;
         }
         super::make_private(&files.pool)?;
+        keep_room(&files.pool)?;
         let brake = Arc::new(Brake::new(files.pool.clone()));
         let grower = grow::Grower::start(files, Arc::clone(&brake))?;
         Self::at(&files.pool, Some(grower), Some(brake))
@@ -176,9 +190,21 @@ fn make_image(image: &Path) -> Result<(), Error> {
 fn mount_image(image: &Path, pool: &Path) -> Result<(), Error> {
     let file = File::options().read(true).write(true).open(image).tried("open pool.img")?;
     let device = loopdev::attach(&file).tried("attach pool.img to a loop device")?;
-    let flags = MountFlags::NOATIME | MountFlags::NOSUID | MountFlags::NODEV;
-    // Discarding would punch the allocated blocks out of the file again.
-    mount(&device.path, pool, "btrfs", flags, c"nodiscard").tried("mount pool.img")
+    mount(&device.path, pool, "btrfs", FLAGS, OPTIONS).tried("mount pool.img")
+}
+
+/// Sees to the reserve, if there is room for it, and to room for metadata.
+fn keep_room(pool: &Path) -> Result<(), Error> {
+    let options = |options| mount_remount(pool, FLAGS, options).tried("set the pool's options");
+    let room = grow::room(pool, &grow::device_of(pool)?)?;
+    let missing = reserve::missing(pool, room);
+    if missing > 0 && room.free / 4 > missing {
+        options(FIRST_OPTIONS)?;
+        if let Err(error) = reserve::keep(pool) {
+            tracing::warn!(%error, "no room is reserved for apps yet");
+        }
+    }
+    options(OPTIONS)
 }
 
 pub(super) fn is_mounted(folder: &Path) -> Result<bool, Error> {

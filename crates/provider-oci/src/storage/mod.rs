@@ -24,6 +24,7 @@ mod brake;
 mod btrfs;
 mod ext4;
 mod grow;
+mod reserve;
 mod soft;
 
 use std::{
@@ -96,7 +97,16 @@ trait Tried<T> {
 
 impl<T, E: Into<io::Error>> Tried<T> for Result<T, E> {
     fn tried(self, action: impl fmt::Display) -> Result<T, Error> {
-        self.map_err(|error| Error::Io { action: action.to_string(), source: error.into() })
+        self.map_err(|error| {
+            let source = error.into();
+            // What a quota refuses to the platform itself is no other case: it needs room.
+            match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    Error::Full(format!("cannot {action}: {source}"))
+                }
+                _ => Error::Io { action: action.to_string(), source },
+            }
+        })
     }
 }
 

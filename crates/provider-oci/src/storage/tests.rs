@@ -160,6 +160,126 @@ fn sandboxes_are_held_when_a_pool_that_cannot_grow_is_short_of_room() {
     storage.destroy().unwrap();
 }
 
+/// A pool of a small first size on the disk of this machine, which has room.
+fn growing_pool(folder: &Path) -> (Storage, Files) {
+    let files = Files::of(folder);
+    let size = 2 << 30;
+    let image = create_private(&files.image).unwrap();
+    rustix::fs::fallocate(&image, rustix::fs::FallocateFlags::empty(), 0, size).unwrap();
+    drop(image);
+    let mut mkfs = std::process::Command::new("mkfs.btrfs");
+    btrfs::run(mkfs.args(["-q", "-K", "-m", "single"]).arg(&files.image)).unwrap();
+    make_private(&files.pool).unwrap();
+    (Storage::open_as(StorageKind::BtrfsLoop, &files).unwrap(), files)
+}
+
+#[test]
+fn no_writer_outruns_the_growth_of_a_pool_whose_disk_has_room() {
+    use std::{
+        io::Write as _,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+    let has = std::process::Command::new("mkfs.btrfs").arg("-V").output().is_ok();
+    let stat = rustix::fs::statvfs("/var/tmp").unwrap();
+    if !rustix::process::geteuid().is_root() || !has || stat.f_bavail * stat.f_frsize < 30 << 30 {
+        eprintln!("SKIPPED no_writer_outruns: it needs root, mkfs.btrfs and 30 GiB in /var/tmp");
+        return;
+    }
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let _guard = Unmounted(folder.path().to_owned());
+    let (storage, _) = growing_pool(folder.path());
+    let volume = |name: &str| {
+        let volume = storage.create(name, 10 << 10).unwrap();
+        storage.yields(name, 10 << 10).unwrap();
+        volume
+    };
+    let fast = ["a", "b", "c", "d"].map(volume);
+    let neighbour = volume("neighbour");
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let neighbour = scope.spawn(|| {
+            let block = vec![3; 4 << 20];
+            let mut count = 0;
+            while !is_done.load(Ordering::Relaxed) {
+                let mut file = fs_err::File::create(neighbour.upper.join("f")).unwrap();
+                file.write_all(&block).unwrap();
+                file.sync_all().unwrap();
+                count += 1;
+            }
+            count
+        });
+        // No faster writers than those into the page cache.
+        let fast: Vec<_> = fast
+            .iter()
+            .map(|volume| {
+                scope.spawn(|| {
+                    let mut file = fs_err::File::create(volume.upper.join("f"))?;
+                    let block = vec![7; 1 << 20];
+                    (0..2 << 10).try_for_each(|_| file.write_all(&block))?;
+                    file.sync_all()
+                })
+            })
+            .collect();
+        let wrote: io::Result<()> =
+            fast.into_iter().map(|fast| fast.join().expect("a writer")).collect();
+        is_done.store(true, Ordering::Relaxed);
+        assert!(neighbour.join().expect("the neighbour writes") > 0);
+        wrote.unwrap();
+    });
+    storage.destroy().unwrap();
+}
+
+#[test]
+fn what_a_writer_was_promised_counts_as_used_before_it_is_on_the_device() {
+    use std::io::Write as _;
+    let has = std::process::Command::new("mkfs.btrfs").arg("-V").output().is_ok();
+    if !rustix::process::geteuid().is_root() || !has {
+        eprintln!("SKIPPED what_a_writer_was_promised: it needs root and mkfs.btrfs");
+        return;
+    }
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let _guard = Unmounted(folder.path().to_owned());
+    let (storage, files) = small_pool(folder.path());
+    let volume = storage.create("a", 1000).unwrap();
+    let room = || grow::room(&files.pool, &grow::device_of(&files.pool).unwrap()).unwrap().free;
+    let before = room();
+    // Small enough that the kernel does not begin to write it out.
+    let mut file = fs_err::File::create(volume.upper.join("f")).unwrap();
+    file.write_all(&vec![7; 64 << 20]).unwrap();
+    let used = before.saturating_sub(room());
+    assert!(used >= 60 << 20, "{} of {} MiB", used >> 20, before >> 20);
+    drop(file);
+    storage.destroy().unwrap();
+}
+
+#[test]
+fn a_pool_that_sandboxes_filled_still_has_room_for_an_app() {
+    use std::io::Write as _;
+    let has = std::process::Command::new("mkfs.btrfs").arg("-V").output().is_ok();
+    if !rustix::process::geteuid().is_root() || !has {
+        eprintln!("SKIPPED a_pool_that_sandboxes_filled: it needs root and mkfs.btrfs");
+        return;
+    }
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let _guard = Unmounted(folder.path().to_owned());
+    let (storage, _files) = small_pool(folder.path());
+    let sandbox = storage.create("sandbox", 10_000).unwrap();
+    storage.yields("sandbox", 10_000).unwrap();
+    let mut file = fs_err::File::create(sandbox.upper.join("f")).unwrap();
+    // Into the page cache: faster than any look at the pool.
+    let block = vec![7; 1 << 20];
+    let refused = (0..1000).find_map(|_| file.write_all(&block).err());
+    drop(file);
+    assert!(refused.is_some(), "the pool is smaller than that");
+    wait_for("sandboxes are held", || storage.is_short());
+    // The reserve is given once they are, so the first attempt may come too early.
+    wait_for("an app has a volume", || storage.create("app", 100).is_ok());
+    let app = storage.create("app", 100).unwrap();
+    assert_eq!(write(&app, "data", 8), 8);
+    storage.remove("app").unwrap();
+    storage.destroy().unwrap();
+}
+
 /// Unmounts what a failing test leaves behind, before its folder is removed.
 struct Unmounted(PathBuf);
 
