@@ -12,6 +12,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{
     Actor, Happened, Replica,
+    failure::{self, Failure},
     start::{self, Order, Started},
 };
 use crate::{files, launch, readiness, state::InstanceRecord};
@@ -75,6 +76,8 @@ impl Actor {
             stage: Stage::Waiting { until },
             leave: None,
             created_at: now,
+            unmade: 0,
+            why: None,
             record: None,
             netns: None,
             pidfd: None,
@@ -96,14 +99,14 @@ impl Actor {
         self.tasks.spawn(async move {
             let template = match found {
                 Some(template) => Ok(template),
-                None => host.resolve(spec.root.template.clone()).await.map_err(io::Error::other),
+                None => host.resolve(spec.root.template.clone()).await.map_err(Failure::template),
             };
             let result = match template {
                 Ok(template) => {
                     let order = Order { spec, size, instance, started_at: now, template };
                     start::start(&host, order).await.map(Box::new)
                 }
-                Err(error) => Err(error),
+                Err(failure) => Err(failure),
             };
             happened.send((instance, Happened::Started(result))).await.ok();
         });
@@ -176,12 +179,7 @@ impl Actor {
     pub(super) async fn take_note(&mut self, instance: InstanceId, happened: Happened) {
         match happened {
             Happened::Started(Ok(started)) => self.started(instance, *started),
-            Happened::Started(Err(error)) => {
-                let workload = self.record.spec.key.workload;
-                tracing::warn!(%workload, %instance, %error, "an instance could not be started");
-                let at = self.host.env.now();
-                self.exited(instance, Exit { code: None, at, log_tail: error.to_string() }).await;
-            }
+            Happened::Started(Err(failure)) => self.not_started(instance, &failure).await,
             Happened::Ready => self.ready(instance).await,
             Happened::Exited => {
                 let exit = self.look_at_exit(instance);
@@ -191,10 +189,28 @@ impl Actor {
         }
     }
 
+    /// The app did nothing, so it is no exit of the app: the replica waits for the next attempt.
+    /// What is not restarted has only one, and its owner is told, as of what can never start.
+    async fn not_started(&mut self, instance: InstanceId, failure: &Failure) {
+        let workload = self.record.spec.key.workload;
+        let (reason, now) = (failure.to_string(), self.host.env.now());
+        let error = failure.source_text();
+        tracing::warn!(%workload, %instance, reason, error, "an instance could not be started");
+        if !self.record.spec.restart || failure.is_final() {
+            return self.exited(instance, Exit { code: None, at: now, log_tail: reason }).await;
+        }
+        let Some(replica) = self.replicas.get_mut(&instance) else { return };
+        replica.unmade = replica.unmade.saturating_add(1);
+        replica.why = Some(failure.sentence());
+        replica.stage = Stage::Waiting { until: now + failure::pause(replica.unmade) };
+        self.publish(instance);
+    }
+
     fn started(&mut self, instance: InstanceId, started: Started) {
         let Started { record, netns, pidfd } = started;
         let Some(replica) = self.replicas.get_mut(&instance) else { return };
         replica.stage = Stage::Running;
+        (replica.unmade, replica.why) = (0, None);
         replica.netns = Some(netns);
         replica.record = Some(record);
         self.watch(instance, pidfd);
@@ -331,6 +347,8 @@ impl Actor {
             stage,
             leave: is_draining.then_some(miosa_provider::When::WhenNewIsReady),
             created_at: record.started_at,
+            unmade: 0,
+            why: None,
             record: Some(record),
             netns: netns.map(|file| file.into_parts().0.into()),
             pidfd: None,

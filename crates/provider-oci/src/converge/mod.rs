@@ -5,6 +5,7 @@
 //! [`miosa_provider::plan`]'s; a request is kept on disk before it is answered; nothing here blocks the runtime.
 
 mod act;
+mod failure;
 pub(crate) mod start;
 
 use std::{
@@ -141,7 +142,7 @@ impl Workloads {
 /// What happened to an instance.
 #[derive(Debug)]
 enum Happened {
-    Started(io::Result<Box<start::Started>>),
+    Started(Result<Box<start::Started>, failure::Failure>),
     Ready,
     Exited,
 }
@@ -153,6 +154,9 @@ struct Replica {
     leave: Option<When>,
     /// When this attempt began.
     created_at: Timestamp,
+    /// Attempts in a row that the platform could not make, and why the last one.
+    unmade: u32,
+    why: Option<&'static str>,
     record: Option<InstanceRecord>,
     netns: Option<OwnedFd>,
     pidfd: Option<OwnedFd>,
@@ -372,7 +376,9 @@ impl Actor {
         let why = |why: &str| Phase::Pending { why: why.into() };
         let exit = record.and_then(|record| record.exit.as_ref());
         let phase = match (replica.stage, addr) {
-            (Stage::Waiting { .. }, _) => why("waiting for its time to start"),
+            (Stage::Waiting { .. }, _) => {
+                why(replica.why.unwrap_or("waiting for its time to start"))
+            }
             (Stage::Running, Some(addr)) => Phase::Running { addr },
             (Stage::Ready, Some(addr)) => Phase::Ready { addr },
             (Stage::Draining, Some(addr)) => Phase::Draining { addr },

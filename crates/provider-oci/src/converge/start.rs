@@ -29,6 +29,8 @@ use crate::{
     userns::Userns,
 };
 
+use super::failure::Failure;
+
 /// What to start.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
@@ -56,11 +58,11 @@ pub(crate) struct Started {
 }
 
 /// Starts an instance. After an error nothing of it is left.
-pub(crate) async fn start(host: &Arc<Host>, order: Order) -> io::Result<Started> {
+pub(crate) async fn start(host: &Arc<Host>, order: Order) -> Result<Started, Failure> {
     let _permit = host.starts.acquire().await.map_err(io::Error::other)?;
     let mut lowers = vec![order.template.rootfs.clone()];
     if let Some(digest) = order.spec.root.layer {
-        lowers.insert(0, host.layers.ensure(digest).await.map_err(io::Error::other)?);
+        lowers.insert(0, host.layers.ensure(digest).await.map_err(Failure::layer)?);
     }
     let Netns { fd: netns, address } = host.network.take().await?;
     let record = InstanceRecord {
@@ -108,7 +110,7 @@ pub(crate) async fn start(host: &Arc<Host>, order: Order) -> io::Result<Started>
         host.network.release(address, None).await?;
         host.state.remove_instance(record.instance)?;
     }
-    done
+    Ok(done?)
 }
 
 /// Blocks; about 15 ms.

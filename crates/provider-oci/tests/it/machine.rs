@@ -1,6 +1,13 @@
 //! A provider on this machine for one test, removed again however the test ends.
 
-use std::{collections::HashMap, io, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -12,7 +19,6 @@ use miosa_provider_oci::{LayerSource, OciConfig, OciProvider, template::Template
 use miosa_types::{Digest, Env, InstallationId, Size, WorkloadId};
 use tokio::{io::AsyncRead, runtime::Runtime, time::timeout};
 
-const CACHE: &str = "/var/cache/miosa";
 pub(crate) const TEMPLATE: &str = "base";
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -51,9 +57,32 @@ pub(crate) struct Machine {
     pub(crate) env: Env,
     pub(crate) installation: InstallationId,
     pub(crate) folder: tempfile::TempDir,
+    disk: Option<SmallDisk>,
     life: std::sync::Mutex<Option<Life>>,
     gateway: std::sync::OnceLock<Ipv4Addr>,
     pub(crate) artifacts: Arc<Artifacts>,
+}
+
+/// 800 MiB under the data folder, 512 of them in the pool.
+struct SmallDisk;
+
+impl SmallDisk {
+    fn mount(&self, folder: &Path) {
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", folder, "tmpfs", flags, c"size=800m").unwrap();
+        let image = folder.join("pool.img");
+        std::fs::File::create(&image).unwrap().set_len(512 << 20).unwrap();
+        let done = std::process::Command::new("mkfs.btrfs")
+            .args(["-q", "-m", "single"])
+            .arg(&image)
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    fn unmount(&self, folder: &Path) {
+        rustix::mount::unmount(folder, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
 }
 
 /// A provider and the runtime that all its tasks are on, so that both can die together.
@@ -62,27 +91,53 @@ struct Life {
     runtime: Runtime,
 }
 
+/// The template cache.
+pub(crate) fn cache() -> PathBuf {
+    std::env::var_os("MIOSA_CACHE_DIR").map_or_else(|| "/var/cache/miosa".into(), PathBuf::from)
+}
+
+/// Says aloud that a test is not run. With `MIOSA_TEST_MACHINE` set that is a failure: what the
+/// machine lacks is to be installed then.
+pub(crate) fn skip(why: &str) {
+    let is_demanded = std::env::var_os("MIOSA_TEST_MACHINE").is_some();
+    assert!(!is_demanded, "MIOSA_TEST_MACHINE is set, but {why}");
+    eprintln!("SKIPPED: {why}");
+}
+
 /// Why this machine cannot run the tests.
 fn lacks() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("not root".into());
     }
-    let found = Templates::open(Path::new(CACHE)).map(|all| all.resolve(TEMPLATE).is_ok());
+    let cache = cache();
+    let found = Templates::open(&cache).map(|all| all.resolve(TEMPLATE).is_ok());
     if !found.unwrap_or(false) {
-        return Some(format!("no template `{TEMPLATE}` in {CACHE}: run `miosa template build`"));
+        let cache = cache.display();
+        return Some(format!("no template `{TEMPLATE}` in {cache}: run `miosa template build`"));
     }
     (!Path::new("/usr/bin/crun").exists()).then(|| "no crun".into())
 }
 
 /// Runs a test with a provider of its own.
 pub(crate) fn with_machine<F: Future<Output = ()>>(test: impl FnOnce(Arc<Machine>) -> F) {
+    with_disk(None, test);
+}
+
+/// Runs a test with a provider whose pool is small and whose disk has no room to let it grow.
+pub(crate) fn with_small_machine<F: Future<Output = ()>>(test: impl FnOnce(Arc<Machine>) -> F) {
+    with_disk(Some(SmallDisk), test);
+}
+
+fn with_disk<F: Future<Output = ()>>(
+    disk: Option<SmallDisk>,
+    test: impl FnOnce(Arc<Machine>) -> F,
+) {
     if let Some(why) = lacks() {
-        eprintln!("SKIPPED: {why}");
-        return;
+        return skip(&why);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let machine = Arc::new(Machine::new(Env::system()).await);
+        let machine = Arc::new(Machine::on(disk, Env::system()).await);
         let work = test(machine.clone());
         let outcome = std::panic::AssertUnwindSafe(work).catch_unwind().await;
         machine.open().await;
@@ -97,11 +152,19 @@ pub(crate) fn with_machine<F: Future<Output = ()>>(test: impl FnOnce(Arc<Machine
 
 impl Machine {
     pub(crate) async fn new(env: Env) -> Self {
+        Self::on(None, env).await
+    }
+
+    async fn on(disk: Option<SmallDisk>, env: Env) -> Self {
         let folder = tempfile::Builder::new().prefix("provider-").tempdir_in("/var/tmp").unwrap();
+        if let Some(disk) = &disk {
+            disk.mount(folder.path());
+        }
         let machine = Self {
             installation: env.id(),
             env,
             folder,
+            disk,
             life: std::sync::Mutex::new(None),
             gateway: std::sync::OnceLock::new(),
             artifacts: Arc::default(),
@@ -118,7 +181,7 @@ impl Machine {
         let config = OciConfig {
             installation: self.installation,
             data_dir: self.folder.path().to_owned(),
-            templates: Templates::open(Path::new(CACHE)).unwrap(),
+            templates: Templates::open(&cache()).unwrap(),
             env: self.env.clone(),
             layers: self.artifacts.clone(),
             trust_host_ca: true,
@@ -140,6 +203,9 @@ impl Machine {
     pub(crate) async fn remove_everything(&self) {
         self.provider().remove_everything().await.unwrap();
         self.die().await;
+        if let Some(disk) = &self.disk {
+            disk.unmount(self.folder.path());
+        }
         self.assert_nothing_is_left();
     }
 
