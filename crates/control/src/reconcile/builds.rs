@@ -3,7 +3,8 @@
 //! Promises: a build starts from the durable source only, so control may die at any moment and
 //! the next one builds again; a version leaves `building` in one transaction with what follows
 //! from that; a build sandbox that no build of this process uses is removed; what was not the
-//! app's fault is tried again, ever later, and its owner is told meanwhile.
+//! app's fault is tried again, ever later, and its owner is told meanwhile; one for which there
+//! is no room waits for it.
 
 mod reason;
 
@@ -48,6 +49,11 @@ pub const ATTEMPTS: u32 = 6;
 /// Before the next of them.
 pub const REST: BackOff =
     BackOff { first: Duration::from_secs(2), longest: Duration::from_mins(1) };
+/// How long a build may wait for room, which is no attempt at it.
+pub const ROOM_WAIT: Duration = Duration::from_hours(1);
+/// Before it is looked for again.
+const ROOM_REST: BackOff =
+    BackOff { first: Duration::from_secs(20), longest: Duration::from_secs(20) };
 /// How long the end of a build sandbox may take to be seen.
 const EXIT_WAIT: Duration = Duration::from_secs(2);
 /// Log lines in the reason of a failure.
@@ -75,6 +81,8 @@ struct Running {
 struct Interrupted {
     /// Of each attempt.
     reasons: Vec<String>,
+    /// Since when there is no room for it.
+    short_since: Option<Timestamp>,
     /// When the next may begin.
     until: Timestamp,
 }
@@ -83,9 +91,22 @@ impl Interrupted {
     /// Takes in one more; how long to wait for the next attempt.
     fn again(&mut self, reason: String, env: &Env) -> Duration {
         self.reasons.push(reason);
+        self.short_since = None;
         let pause = REST.spread(self.attempts(), env);
         self.until = env.now() + pause;
         pause
+    }
+
+    /// How long to wait before room is looked for again; `None`: it waited long enough.
+    fn wait_for_room(&mut self, env: &Env) -> Option<Duration> {
+        let now = env.now();
+        let since = *self.short_since.get_or_insert(now);
+        if now.duration_since(since).unsigned_abs() >= ROOM_WAIT {
+            return None;
+        }
+        let pause = ROOM_REST.spread(1, env);
+        self.until = now + pause;
+        Some(pause)
     }
 
     fn attempts(&self) -> u32 {
@@ -110,6 +131,43 @@ enum Outcome {
     Failed(String),
     /// Ours; worth another attempt.
     Interrupted(String),
+    /// While there is no room for sandboxes. Why the attempt ended, which may be true all the same.
+    NoRoom(String),
+}
+
+/// What follows from the end of an attempt.
+enum Verdict {
+    /// Another, after a pause. What is told, and what follows it.
+    Again { why: String, next: String, pause: Duration },
+    /// None.
+    Over(Outcome),
+}
+
+/// Takes in how an attempt ended.
+fn verdict(outcome: Outcome, earlier: &mut Interrupted, env: &Env) -> Verdict {
+    let next = earlier.attempts() + 2;
+    match outcome {
+        Outcome::Interrupted(why) if next <= ATTEMPTS => {
+            let pause = earlier.again(why.clone(), env);
+            let seconds = pause.as_secs_f32().ceil();
+            let next = format!("Attempt {next} of {ATTEMPTS} begins in {seconds} s.");
+            Verdict::Again { why, next, pause }
+        }
+        Outcome::Interrupted(why) => {
+            Verdict::Over(Outcome::Failed(format!("{why} The build was tried {ATTEMPTS} times.")))
+        }
+        Outcome::NoRoom(why) => match earlier.wait_for_room(env) {
+            Some(pause) => Verdict::Again {
+                why: "The platform has no room for the build now.".to_owned(),
+                next: "It begins when there is room.".to_owned(),
+                pause,
+            },
+            None => Verdict::Over(Outcome::Failed(format!(
+                "The platform had no room for the build for an hour. {why}"
+            ))),
+        },
+        outcome => Verdict::Over(outcome),
+    }
 }
 
 impl Builds {
@@ -128,6 +186,7 @@ impl Builds {
             let earlier = lock(&running).interrupted.get(&id).cloned().unwrap_or_default();
             earlier.reasons.iter().for_each(|reason| log.note(reason));
             let outcome = attempt(&control, &version, workload, &log).await;
+            let outcome = with_regard_to_room(&control, outcome).await;
             let rest = conclude(&control, &version, (outcome, earlier), &log).await;
             let pause = {
                 let mut running = lock(&running);
@@ -201,6 +260,20 @@ async fn attempt(
     }
 }
 
+/// While there is no room a sandbox cannot write, so whatever a build then complains of may be due
+/// to that.
+async fn with_regard_to_room(control: &Control, outcome: Outcome) -> Outcome {
+    if !matches!(outcome, Outcome::Failed(_) | Outcome::Interrupted(_)) {
+        return outcome;
+    }
+    let is_short =
+        matches!(control.provider.room().await, Err(miosa_provider::Error::Quota { .. }));
+    match outcome {
+        Outcome::Failed(why) | Outcome::Interrupted(why) if is_short => Outcome::NoRoom(why),
+        outcome => outcome,
+    }
+}
+
 async fn save_log(control: &Control, version: VersionId, text: &str) {
     let saved = async {
         let mut db = control.store.conn().await?;
@@ -220,6 +293,7 @@ async fn sandbox(
     let spec = workloads::build_spec(version, workload);
     control.provider.apply(&spec).await.map_err(|error| match error {
         miosa_provider::Error::Invalid { reason } => Outcome::Failed(reason),
+        miosa_provider::Error::Quota { reason } => Outcome::NoRoom(sentence(&reason)),
         error => Outcome::Interrupted(format!(
             "The build sandbox could not be started: {}.",
             with_causes(&error)
@@ -300,12 +374,9 @@ async fn conclude(
     (outcome, mut earlier): (Outcome, Interrupted),
     log: &BuildLog,
 ) -> Option<(Interrupted, Duration)> {
-    let (id, next) = (version.id, earlier.attempts() + 2);
-    let why = match outcome {
-        Outcome::Interrupted(why) if next <= ATTEMPTS => {
-            let pause = earlier.again(why.clone(), &control.env);
-            let seconds = pause.as_secs_f32().ceil();
-            let next = format!("Attempt {next} of {ATTEMPTS} begins in {seconds} s.");
+    let id = version.id;
+    let outcome = match verdict(outcome, &mut earlier, &control.env) {
+        Verdict::Again { why, next, pause } => {
             log.note(&why);
             log.note(&next);
             save_log(control, id, &log.text()).await;
@@ -316,14 +387,15 @@ async fn conclude(
             }
             return Some((earlier, pause));
         }
-        Outcome::Interrupted(why) => {
-            log.note(&why);
-            Outcome::Failed(format!("{why} The build was tried {ATTEMPTS} times."))
-        }
-        outcome => outcome,
+        Verdict::Over(outcome) => outcome,
     };
+    if let Outcome::Failed(why) = &outcome
+        && earlier.attempts() > 0
+    {
+        log.note(why);
+    }
     save_log(control, id, &log.text()).await;
-    let error = record(control, version, why, log).await.err()?;
+    let error = record(control, version, outcome, log).await.err()?;
     // The version is still `building`, so it is built again.
     tracing::warn!(version = %id, %error, "the outcome of a build is not recorded");
     let pause = earlier.again("The outcome of the build could not be saved.".into(), &control.env);
@@ -348,7 +420,7 @@ async fn record(
             last?;
             tracing::info!(version = %version.id, framework = built.framework, "built");
         }
-        Outcome::Failed(reason) | Outcome::Interrupted(reason) => {
+        Outcome::Failed(reason) | Outcome::Interrupted(reason) | Outcome::NoRoom(reason) => {
             let tail = log.tail(TAIL_LINES).join("\n");
             let reason = if tail.is_empty() {
                 reason

@@ -23,6 +23,7 @@ fn w(n: u128) -> WorkloadId {
 fn an_interrupted_build_waits_and_keeps_no_other_from_its_turn() {
     let rests = |seconds: i64| Interrupted {
         reasons: vec![String::new()],
+        short_since: None,
         until: now() + SignedDuration::from_secs(seconds),
     };
     let running = |workloads: &[u128], interrupted: &[(u128, i64)]| Running {
@@ -50,6 +51,32 @@ fn each_interruption_makes_the_pause_longer() {
         assert!(pause >= REST.pause(n) / 2 && pause <= REST.pause(n), "{n}: {pause:?}");
         assert_eq!(interrupted.until, now() + pause);
     }
+}
+
+#[test]
+fn a_build_waits_for_room_for_an_hour_and_that_is_no_attempt() {
+    let clock = ManualClock::new(now());
+    let env = Env::fixed(clock.clone(), 7);
+    let no_room = || Outcome::NoRoom("It was held.".into());
+    let mut earlier = Interrupted::default();
+    let mut waits = 0;
+    while env.now() < now() + ROOM_WAIT {
+        let Verdict::Again { why, pause, .. } = verdict(no_room(), &mut earlier, &env) else {
+            panic!("over after {waits} waits");
+        };
+        assert!(why.contains("no room") && earlier.until == env.now() + pause);
+        clock.advance(pause);
+        waits += 1;
+    }
+    assert!(waits > ATTEMPTS && earlier.attempts() == 0, "{waits}");
+    let Verdict::Over(Outcome::Failed(why)) = verdict(no_room(), &mut earlier, &env) else {
+        panic!("it waits for ever");
+    };
+    assert!(why.contains("no room") && why.ends_with("It was held."), "{why}");
+    // Room that was there meanwhile begins another hour.
+    earlier.again("why".into(), &env);
+    assert!(matches!(verdict(no_room(), &mut earlier, &env), Verdict::Again { .. }));
+    assert_eq!(earlier.attempts(), 1);
 }
 
 #[test]
