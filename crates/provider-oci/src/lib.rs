@@ -187,8 +187,7 @@ impl OciProvider {
         let network = self.host.network.remove().await.setting("network");
         let config = self.config.clone();
         let names = self.host.names.clone();
-        let rest =
-            tokio::task::spawn_blocking(move || sweep::remove_rest(&names, &config.data_dir));
+        let rest = tokio::task::spawn_blocking(move || sweep::remove_own(&names, &config.data_dir));
         let rest = rest.await.map_err(io::Error::other).flatten().setting("what is left");
         emptied.and(network).and(rest)
     }

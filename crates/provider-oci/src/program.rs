@@ -54,6 +54,30 @@ pub(crate) fn feed_blocking(
     Err(io::Error::other(format!("{program}: {}: {}", output.status, text.trim())))
 }
 
+/// Runs a program and returns what it wrote to standard output, which must fit a pipe.
+pub(crate) fn read_blocking(
+    program: &str,
+    args: &[&str],
+    deadline: Duration,
+) -> io::Result<String> {
+    let with_name = |error: io::Error| io::Error::new(error.kind(), format!("{program}: {error}"));
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(with_name)?;
+    if !wait(child.id(), deadline).map_err(with_name)? {
+        child.kill().ok();
+    }
+    let output = child.wait_with_output().map_err(with_name)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(io::Error::other(format!("{program}: {}", output.status)))
+}
+
 /// Waits for the end of a child of ours, without reaping it. False if the time ran out.
 pub(crate) fn wait(pid: u32, deadline: Duration) -> io::Result<bool> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);

@@ -1,9 +1,12 @@
 //! Removing what nobody wants any more: leftovers of this installation that no record knows, and
-//! whole installations whose data folder is gone.
+//! whole installations whose data folder is gone or became another's.
 //!
 //! Promises: only objects that carry an installation's id are touched, and of other installations
 //! only those whose state is gone from their data folder. (The folder itself may still be there:
-//! `rm -rf` cannot remove the mount point of the volumes.)
+//! `rm -rf` cannot remove the mount point of the volumes.) A folder that cannot be read is not
+//! taken for one that is gone, and what another installation has in it is never touched.
+
+mod orphans;
 
 use std::{
     collections::BTreeSet,
@@ -16,6 +19,7 @@ use std::{
 
 use miosa_types::{InstallationId, InstanceId};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::{
     cgroup::Cgroups,
@@ -30,8 +34,12 @@ use crate::{
     userns::UsernsPool,
 };
 
-/// Longest wait for a killed process.
+/// Longest wait for the killed processes of one leftover, while others wait for the sweep.
 const DEATH: Duration = Duration::from_secs(2);
+/// Longest wait for all of an installation: one that waits for a disk dies when that has answered.
+const DEATHS: Duration = Duration::from_secs(30);
+/// Whose state is in a data folder, below `oci`.
+const MARK: &str = "installation";
 
 /// What [`Names::registration`] holds.
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,13 +48,49 @@ struct Registration {
     subnet: Option<Subnet>,
 }
 
-/// Whether an installation has its state in this folder.
-fn is_there(data_dir: &Path) -> bool {
-    data_dir.join("oci").exists()
+/// What a data folder is to an installation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Folder {
+    /// It has its state there, or that cannot be told.
+    Its,
+    /// Its state is gone.
+    Gone,
+    /// Another installation has its state there now.
+    Anothers,
+}
+
+impl Folder {
+    fn look(names: &Names, data_dir: &Path) -> Self {
+        let state = data_dir.join("oci");
+        Self::judge(
+            names.installation(),
+            state.try_exists(),
+            std::fs::read_to_string(state.join(MARK)),
+        )
+    }
+
+    fn judge(id: &str, is_there: io::Result<bool>, mark: io::Result<String>) -> Self {
+        match (is_there, mark) {
+            (Ok(false), _) => Self::Gone,
+            (Ok(true), Ok(owner)) if InstallationId::from_str(owner.trim()).is_ok() => {
+                if owner.trim() == id { Self::Its } else { Self::Anothers }
+            }
+            // Unreadable, cut short, or by an earlier version.
+            _ => Self::Its,
+        }
+    }
 }
 
 /// Tells everyone on this machine of the installation, and of its addresses once it has some.
+/// Called before any other host object is made.
 pub(crate) fn register(names: &Names, data_dir: &Path, subnet: Option<Subnet>) -> io::Result<()> {
+    let mark = data_dir.join("oci").join(MARK);
+    if !std::fs::read_to_string(&mark).is_ok_and(|text| text == names.installation()) {
+        // First of all: whoever finds the registration finds the mark.
+        let draft = mark.with_extension("new");
+        fs_err::write(&draft, names.installation())?;
+        fs_err::rename(draft, &mark)?;
+    }
     fs_err::create_dir_all(RUN)?;
     let registration = Registration { data_dir: data_dir.to_owned(), subnet };
     files::write_json(&names.registration(), &registration)
@@ -144,29 +188,64 @@ fn end_processes(cgroups: &Cgroups, group: &Path) {
     }
 }
 
-/// Removes what is left of an installation once its network is gone. Blocks.
-pub(crate) fn remove_rest(names: &Names, data_dir: &Path) -> io::Result<()> {
-    let cgroups = Cgroups::detect()?;
-    for name in cgroups.children(&names.cgroup()) {
-        let group = names.cgroup().join(name);
-        end_processes(&cgroups, &group);
-        cgroups.remove(&group)?;
+/// Ends every process of an installation and removes its cgroups. All are killed first, then waited
+/// for: one that dies slowly keeps no other from its end.
+fn end_all(cgroups: &Cgroups, names: &Names) -> io::Result<()> {
+    let parent = names.cgroup();
+    let groups: Vec<_> =
+        cgroups.children(&parent).into_iter().map(|name| parent.join(name)).collect();
+    let processes: Vec<u32> = groups.iter().flat_map(|group| cgroups.processes(group)).collect();
+    for pid in &processes {
+        program::kill(*pid);
     }
-    cgroups.remove(&names.cgroup())?;
-    if is_there(data_dir) {
-        Storage::destroy_at(data_dir).map_err(io::Error::other)?;
-        UsernsPool::forget(data_dir)?;
-        files::remove_dir_all(&data_dir.join("layers"))?;
-        files::remove_dir_all(&data_dir.join("oci"))?;
-    } else {
-        for mount in rootfs::mounts_under(data_dir)? {
-            rootfs::unmount(&mount)?;
-            // Only if nothing is in it.
-            std::fs::remove_dir(mount).ok();
+    let deadline = Instant::now() + DEATHS;
+    for pid in processes {
+        // One that has ended already cannot be waited for, and need not be.
+        program::wait(pid, deadline.saturating_duration_since(Instant::now())).ok();
+    }
+    let mut left = Vec::new();
+    for group in groups {
+        // Those that were born while they were killed.
+        end_processes(cgroups, &group);
+        if let Err(error) = cgroups.remove(&group) {
+            let name = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            left.push(format!("{name} (processes {:?}: {error})", cgroups.processes(&group)));
         }
-        std::fs::remove_dir(data_dir).ok();
     }
-    files::remove_dir_all(&names.run_dir())?;
+    if left.is_empty() {
+        return cgroups.remove(&parent);
+    }
+    let (count, left) = (left.len(), left.join(", "));
+    Err(io::Error::other(format!("{count} workloads have not ended yet: {left}")))
+}
+
+/// Removes what is left of an installation, all but its network and its registration: that goes
+/// last, so that whatever is left can be found. Blocks.
+fn remove_rest(names: &Names, data_dir: &Path, folder: Folder) -> io::Result<()> {
+    end_all(&Cgroups::detect()?, names)?;
+    match folder {
+        Folder::Its => {
+            Storage::destroy_at(data_dir).map_err(io::Error::other)?;
+            UsernsPool::forget(data_dir)?;
+            files::remove_dir_all(&data_dir.join("layers"))?;
+            files::remove_dir_all(&data_dir.join("oci"))?;
+        }
+        Folder::Gone => {
+            for mount in rootfs::mounts_under(data_dir)? {
+                rootfs::unmount(&mount)?;
+                // Only if nothing is in it.
+                std::fs::remove_dir(mount).ok();
+            }
+            std::fs::remove_dir(data_dir).ok();
+        }
+        Folder::Anothers => {}
+    }
+    files::remove_dir_all(&names.run_dir())
+}
+
+/// Removes what is left of this installation once its network is gone. Blocks.
+pub(crate) fn remove_own(names: &Names, data_dir: &Path) -> io::Result<()> {
+    remove_rest(names, data_dir, Folder::look(names, data_dir))?;
     files::remove_file(&names.registration())
 }
 
@@ -195,28 +274,46 @@ pub async fn remove(installation: InstallationId, data_dir: &Path) -> io::Result
     let known: Option<Registration> = files::read_json(&Names::new(installation).registration())?;
     let subnet = known.and_then(|registration| registration.subnet);
     let registration = Registration { data_dir: data_dir.to_owned(), subnet };
-    remove_foreign(installation, registration).await?;
+    remove_foreign(installation, registration, Folder::Its).await?;
     Ok(removed)
 }
 
-/// Removes every host object of installations whose data folder is gone. Returns their ids.
+/// Removes every host object of installations whose data folder is gone or became another's, and
+/// of those that nothing else is known of. Returns their ids. One that cannot be removed keeps no
+/// other from it; the first such fault is told.
 pub async fn sweep_foreign() -> io::Result<Vec<InstallationId>> {
+    let mut done = Ok(());
     let mut swept = Vec::new();
     for (id, registration) in registered()? {
-        if !is_there(&registration.data_dir) {
-            remove_foreign(id, registration).await?;
-            swept.push(id);
+        let folder = Folder::look(&Names::new(id), &registration.data_dir);
+        if folder != Folder::Its {
+            match remove_foreign(id, registration, folder).await {
+                Ok(()) => swept.push(id),
+                Err(error) => done = done.and(Err(error)),
+            }
         }
     }
-    Ok(swept)
+    for id in orphans::find().await? {
+        // It never had a folder that anybody knows of.
+        let registration = Registration { data_dir: PathBuf::new(), subnet: None };
+        match remove_foreign(id, registration, Folder::Anothers).await {
+            Ok(()) => swept.push(id),
+            Err(error) => done = done.and(Err(error)),
+        }
+    }
+    done.map(|()| swept)
 }
 
-async fn remove_foreign(id: InstallationId, registration: Registration) -> io::Result<()> {
+async fn remove_foreign(
+    id: InstallationId,
+    registration: Registration,
+    folder: Folder,
+) -> io::Result<()> {
     let names = Names::new(id);
     let Registration { data_dir, subnet } = registration;
     let rest = {
         let names = names.clone();
-        move || remove_rest(&names, &data_dir)
+        move || remove_rest(&names, &data_dir, folder)
     };
     let (connection, netlink, _) = rtnetlink::new_connection()?;
     let connection = tokio::spawn(connection);
@@ -234,9 +331,37 @@ async fn remove_foreign(id: InstallationId, registration: Registration) -> io::R
         if let Some(subnet) = subnet {
             link::no_unreachable(&netlink, subnet).await?;
         }
-        network::remove_table(&names).await
+        network::remove_table(&names).await?;
+        files::remove_file(&names.registration())
     };
     let removed = removed.await;
     connection.abort();
     removed
+}
+
+#[cfg(test)]
+mod tests {
+    use io::ErrorKind::{NotFound, PermissionDenied};
+
+    use super::*;
+
+    #[test]
+    fn a_folder_is_gone_or_anothers_only_if_that_is_certain() {
+        let (id, other) = ("0198c0ffee0070008000000000000001", "0198c0ffee0070008000000000000002");
+        let fails = |kind: io::ErrorKind| io::Error::from(kind);
+        for (is_there, mark, expected) in [
+            (Ok(true), Ok(id), Folder::Its),
+            (Ok(true), Ok(other), Folder::Anothers),
+            (Ok(true), Ok(""), Folder::Its),
+            (Ok(true), Ok("0198"), Folder::Its),
+            (Ok(true), Err(NotFound), Folder::Its),
+            (Ok(true), Err(PermissionDenied), Folder::Its),
+            (Ok(false), Err(NotFound), Folder::Gone),
+            (Err(PermissionDenied), Err(PermissionDenied), Folder::Its),
+        ] {
+            let told = format!("{is_there:?} {mark:?}");
+            let mark = mark.map(str::to_owned).map_err(fails);
+            assert_eq!(Folder::judge(id, is_there.map_err(fails), mark), expected, "{told}");
+        }
+    }
 }

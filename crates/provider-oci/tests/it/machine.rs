@@ -67,7 +67,7 @@ pub(crate) struct Machine {
 struct SmallDisk;
 
 impl SmallDisk {
-    fn mount(&self, folder: &Path) {
+    fn mount(folder: &Path) {
         let flags = rustix::mount::MountFlags::empty();
         rustix::mount::mount("tmpfs", folder, "tmpfs", flags, c"size=800m").unwrap();
         let image = folder.join("pool.img");
@@ -80,7 +80,7 @@ impl SmallDisk {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
-    fn unmount(&self, folder: &Path) {
+    fn unmount(folder: &Path) {
         rustix::mount::unmount(folder, rustix::mount::UnmountFlags::DETACH).unwrap();
     }
 }
@@ -157,8 +157,8 @@ impl Machine {
 
     async fn on(disk: Option<SmallDisk>, env: Env) -> Self {
         let folder = tempfile::Builder::new().prefix("provider-").tempdir_in("/var/tmp").unwrap();
-        if let Some(disk) = &disk {
-            disk.mount(folder.path());
+        if disk.is_some() {
+            SmallDisk::mount(folder.path());
         }
         let machine = Self {
             installation: env.id(),
@@ -168,6 +168,19 @@ impl Machine {
             life: std::sync::Mutex::new(None),
             gateway: std::sync::OnceLock::new(),
             artifacts: Arc::default(),
+        };
+        machine.open().await;
+        machine
+    }
+
+    /// Another installation in the data folder of this one, which is not open any more.
+    pub(crate) async fn become_another(self) -> Self {
+        std::fs::create_dir_all(self.folder.path()).unwrap();
+        let machine = Self {
+            installation: self.env.id(),
+            life: std::sync::Mutex::new(None),
+            gateway: std::sync::OnceLock::new(),
+            ..self
         };
         machine.open().await;
         machine
@@ -203,8 +216,8 @@ impl Machine {
     pub(crate) async fn remove_everything(&self) {
         self.provider().remove_everything().await.unwrap();
         self.die().await;
-        if let Some(disk) = &self.disk {
-            disk.unmount(self.folder.path());
+        if self.disk.is_some() {
+            SmallDisk::unmount(self.folder.path());
         }
         self.assert_nothing_is_left();
     }
@@ -336,7 +349,16 @@ impl Machine {
 
     /// Looks for host objects that carry the installation's id.
     pub(crate) fn assert_nothing_is_left(&self) {
-        let id = self.installation.simple();
+        let folder = self.folder.path().to_str().unwrap();
+        let gateway = *self.gateway.get().unwrap();
+        // A leaf of the routing trie: its inner nodes show prefixes that others share.
+        let address = format!("|-- {gateway}\n");
+        Self::assert_nothing_is_left_of(self.installation, &[folder, &address]);
+    }
+
+    /// Looks for host objects that carry an installation's id or one of these words.
+    pub(crate) fn assert_nothing_is_left_of(installation: InstallationId, words: &[&str]) {
+        let id = installation.simple();
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let short = &id[22..];
         for (what, seen) in [
@@ -345,11 +367,7 @@ impl Machine {
             ("packet filter", output("nft", &["list", "tables"])),
             ("loop device", output("losetup", &["-a"])),
         ] {
-            let folder = self.folder.path().to_str().unwrap();
-            let gateway = u32::from(*self.gateway.get().unwrap());
-            // A leaf of the routing trie: its inner nodes show prefixes that others share.
-            let address = format!("|-- {}\n", Ipv4Addr::from(gateway));
-            for name in [id.as_str(), short, folder, &address] {
+            for name in [id.as_str(), short].iter().chain(words) {
                 assert!(!seen.contains(name), "{what} left: {name} in {seen}");
             }
         }

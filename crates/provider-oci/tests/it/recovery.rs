@@ -6,7 +6,14 @@ use miosa_provider::{Phase, Provider as _};
 use miosa_provider_oci::{Removed, remove, sweep_foreign};
 use miosa_types::Env;
 
-use crate::machine::{DEADLINE, Machine, tell, with_machine};
+use crate::machine::{DEADLINE, Machine, output, tell, with_machine};
+
+/// One sweep at a time: each removes what another test is about to look for.
+fn the_only_sweep() -> std::fs::File {
+    let file = std::fs::File::create(std::env::temp_dir().join("provider-tests.lock")).unwrap();
+    file.lock().unwrap();
+    file
+}
 
 #[test]
 fn workloads_outlive_the_provider_and_are_taken_over() {
@@ -95,7 +102,8 @@ fn the_sweep_leaves_alone_what_is_just_being_started() {
             assert_eq!((started.exits_in_a_row, started.last_exit), (0, None));
         }
         let volumes = std::fs::read_dir(machine.folder.path().join("pool")).unwrap();
-        assert_eq!(volumes.count(), 6);
+        let is_volume = |e: &std::fs::DirEntry| !e.file_name().to_string_lossy().starts_with('.');
+        assert_eq!(volumes.flatten().filter(is_volume).count(), 6);
         assert!(!oci.join("instances/half.new").exists());
     });
 }
@@ -190,6 +198,7 @@ fn an_installation_is_removed_without_being_opened() {
 
 #[test]
 fn an_installation_whose_folder_is_gone_is_swept() {
+    let _alone = the_only_sweep();
     with_machine(async |machine| {
         let other = Machine::new(Env::system()).await;
         let (ours, theirs) = (machine.server(), other.server());
@@ -207,6 +216,75 @@ fn an_installation_whose_folder_is_gone_is_swept() {
         other.assert_nothing_is_left();
         assert!(!other.folder.path().exists());
         assert_eq!(tell(&ours, "hi").await.unwrap(), "hello");
+    });
+}
+
+#[test]
+fn an_installation_whose_folder_became_anothers_is_swept() {
+    let _alone = the_only_sweep();
+    with_machine(async |machine| {
+        let former = Machine::new(Env::system()).await;
+        former.start(&former.server()).await;
+        former.die().await;
+        std::process::Command::new("rm").arg("-rf").arg(former.folder.path()).output().unwrap();
+        let (ours, id) = (machine.server(), former.installation);
+        let next = former.become_another().await;
+        let theirs = next.start(&next.server()).await;
+        let ours = machine.start(&ours).await;
+        let swept = sweep_foreign().await.unwrap();
+        assert!(swept.contains(&id) && !swept.contains(&next.installation), "{swept:?}");
+        assert!(!PathBuf::from(format!("/run/workloads/{}.json", id.simple())).exists());
+        assert_eq!(tell(&theirs, "hi").await.unwrap(), "hello", "what is in the folder now stays");
+        assert_eq!(tell(&ours, "hi").await.unwrap(), "hello");
+        Machine::assert_nothing_is_left_of(id, &[]);
+        next.remove_everything().await;
+    });
+}
+
+#[test]
+fn a_table_of_which_nothing_else_is_left_is_removed() {
+    let _alone = the_only_sweep();
+    with_machine(async |machine| {
+        let ours = machine.start(&machine.server()).await;
+        let lost: miosa_types::InstallationId = machine.env.id();
+        let table = format!("wl_{}", lost.simple());
+        output("nft", &["add", "table", "inet", &table]);
+        assert!(output("nft", &["list", "tables"]).contains(&table));
+        let swept = sweep_foreign().await.unwrap();
+        assert!(swept.contains(&lost), "{swept:?}");
+        let tables = output("nft", &["list", "tables"]);
+        assert!(!tables.contains(&table) && tables.contains(&machine.table()), "{tables}");
+        assert_eq!(tell(&ours, "hi").await.unwrap(), "hello");
+    });
+}
+
+#[test]
+fn one_workload_that_dies_slowly_keeps_no_other_from_its_end() {
+    with_machine(async |_| {
+        let other = Machine::new(Env::system()).await;
+        let mut frozen = Vec::new();
+        for count in 0..3 {
+            let one = other.start(&other.server()).await;
+            let group = format!("{}/{}", other.installation.simple(), one.instance.simple());
+            let v1 = PathBuf::from("/sys/fs/cgroup/freezer/workloads").join(&group);
+            // Killed processes of a frozen group of version 1 die only once it is thawed.
+            if count < 2 && v1.exists() {
+                std::fs::write(v1.join("freezer.state"), "FROZEN").unwrap();
+                frozen.push(v1.join("freezer.state"));
+            }
+        }
+        other.die().await;
+        let removing = remove(other.installation, other.folder.path());
+        let thaw = async {
+            // Longer than the 2 s that each death may take elsewhere.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            for state in frozen {
+                std::fs::write(state, "THAWED").unwrap();
+            }
+        };
+        let (removed, ()) = tokio::join!(removing, thaw);
+        assert_eq!(removed.unwrap(), Removed { workloads: 3, instances: 3 });
+        other.assert_nothing_is_left();
     });
 }
 
