@@ -6,6 +6,7 @@
 //! app's fault is tried again, ever later, and its owner is told meanwhile; one for which there
 //! is no room waits for it.
 
+mod attempts;
 mod reason;
 
 use std::{
@@ -23,7 +24,7 @@ use miosa_store::{
     versions::{self, Version},
 };
 use miosa_types::{
-    Env, VersionId, WorkloadId,
+    VersionId, WorkloadId,
     deployment::{VersionKind, VersionState},
     guest::Endpoint,
 };
@@ -31,11 +32,12 @@ use tokio::sync::Notify;
 
 use crate::{
     Control,
-    back_off::BackOff,
     driver::{Reconciler, Report, StepError},
     workloads,
 };
 
+pub use attempts::{ATTEMPTS, REST, ROOM_WAIT};
+use attempts::{Interrupted, Outcome, Verdict, verdict};
 use reason::{ended, sentence, with_causes};
 
 /// Builds at once.
@@ -44,16 +46,6 @@ pub const MAX_AT_ONCE: usize = 2;
 pub const TIME_LIMIT: Duration = Duration::from_mins(15);
 /// How long the build sandbox may take to start.
 pub const START_DEADLINE: Duration = Duration::from_mins(1);
-/// Attempts that end for reasons that are not the app's.
-pub const ATTEMPTS: u32 = 6;
-/// Before the next of them.
-pub const REST: BackOff =
-    BackOff { first: Duration::from_secs(2), longest: Duration::from_mins(1) };
-/// How long a build may wait for room, which is no attempt at it.
-pub const ROOM_WAIT: Duration = Duration::from_hours(1);
-/// Before it is looked for again.
-const ROOM_REST: BackOff =
-    BackOff { first: Duration::from_secs(20), longest: Duration::from_secs(20) };
 /// How long the end of a build sandbox may take to be seen.
 const EXIT_WAIT: Duration = Duration::from_secs(2);
 /// Log lines in the reason of a failure.
@@ -76,44 +68,6 @@ struct Running {
     interrupted: BTreeMap<VersionId, Interrupted>,
 }
 
-/// A version whose attempts so far ended for reasons that are not the app's.
-#[derive(Clone, Debug, Default)]
-struct Interrupted {
-    /// Of each attempt.
-    reasons: Vec<String>,
-    /// Since when there is no room for it.
-    short_since: Option<Timestamp>,
-    /// When the next may begin.
-    until: Timestamp,
-}
-
-impl Interrupted {
-    /// Takes in one more; how long to wait for the next attempt.
-    fn again(&mut self, reason: String, env: &Env) -> Duration {
-        self.reasons.push(reason);
-        self.short_since = None;
-        let pause = REST.spread(self.attempts(), env);
-        self.until = env.now() + pause;
-        pause
-    }
-
-    /// How long to wait before room is looked for again; `None`: it waited long enough.
-    fn wait_for_room(&mut self, env: &Env) -> Option<Duration> {
-        let now = env.now();
-        let since = *self.short_since.get_or_insert(now);
-        if now.duration_since(since).unsigned_abs() >= ROOM_WAIT {
-            return None;
-        }
-        let pause = ROOM_REST.spread(1, env);
-        self.until = now + pause;
-        Some(pause)
-    }
-
-    fn attempts(&self) -> u32 {
-        u32::try_from(self.reasons.len()).unwrap_or(u32::MAX)
-    }
-}
-
 /// The versions whose build begins now, of those that wait for one.
 fn plan(waiting: &[VersionId], running: &Running, now: Timestamp) -> Vec<VersionId> {
     let is_due = |id: &VersionId| {
@@ -122,52 +76,6 @@ fn plan(waiting: &[VersionId], running: &Running, now: Timestamp) -> Vec<Version
     };
     let free = MAX_AT_ONCE.saturating_sub(running.workloads.len());
     waiting.iter().copied().filter(is_due).take(free).collect()
-}
-
-/// How one attempt ended.
-enum Outcome {
-    Built(miosa_publish::Built),
-    /// The app's fault.
-    Failed(String),
-    /// Ours; worth another attempt.
-    Interrupted(String),
-    /// While there is no room for sandboxes. Why the attempt ended, which may be true all the same.
-    NoRoom(String),
-}
-
-/// What follows from the end of an attempt.
-enum Verdict {
-    /// Another, after a pause. What is told, and what follows it.
-    Again { why: String, next: String, pause: Duration },
-    /// None.
-    Over(Outcome),
-}
-
-/// Takes in how an attempt ended.
-fn verdict(outcome: Outcome, earlier: &mut Interrupted, env: &Env) -> Verdict {
-    let next = earlier.attempts() + 2;
-    match outcome {
-        Outcome::Interrupted(why) if next <= ATTEMPTS => {
-            let pause = earlier.again(why.clone(), env);
-            let seconds = pause.as_secs_f32().ceil();
-            let next = format!("Attempt {next} of {ATTEMPTS} begins in {seconds} s.");
-            Verdict::Again { why, next, pause }
-        }
-        Outcome::Interrupted(why) => {
-            Verdict::Over(Outcome::Failed(format!("{why} The build was tried {ATTEMPTS} times.")))
-        }
-        Outcome::NoRoom(why) => match earlier.wait_for_room(env) {
-            Some(pause) => Verdict::Again {
-                why: "The platform has no room for the build now.".to_owned(),
-                next: "It begins when there is room.".to_owned(),
-                pause,
-            },
-            None => Verdict::Over(Outcome::Failed(format!(
-                "The platform had no room for the build for an hour. {why}"
-            ))),
-        },
-        outcome => Verdict::Over(outcome),
-    }
 }
 
 impl Builds {

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 use miosa_provider::Exit;
-use miosa_types::{Digest, Size, env::ManualClock};
+use miosa_types::{Digest, Env, Size, env::ManualClock};
 use uuid::Uuid;
 
 use super::*;
