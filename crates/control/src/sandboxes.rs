@@ -23,6 +23,7 @@ use miosa_types::{
 
 use crate::{Control, pool, templates::Template};
 
+pub(crate) use bring_up::HOSTNAME;
 pub use bring_up::bring_up;
 pub use in_hand::{Guard, InHand};
 pub use miosa_store::sandboxes::{External, Filter, Sandbox, State};

@@ -53,11 +53,13 @@ const CAPABILITIES: [&str; 14] = [
     "CAP_SYS_CHROOT",
 ];
 
-const MASKED: [&str; 8] = [
+const MASKED: [&str; 10] = [
     "/proc/acpi",
+    "/proc/cmdline",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
+    "/proc/partitions",
     "/proc/scsi",
     "/proc/sched_debug",
     "/proc/timer_list",

@@ -20,8 +20,11 @@ use miosa_types::{Digest, Size, WorkloadId};
 use tokio::sync::Notify;
 
 use crate::{
-    Control, Reconciler, Report, back_off::BackOff, driver::StepError, pool::targets as wanted,
-    sandboxes::START_DEADLINE,
+    Control, Reconciler, Report,
+    back_off::BackOff,
+    driver::StepError,
+    pool::targets as wanted,
+    sandboxes::{HOSTNAME, START_DEADLINE},
 };
 
 pub use pressure::{Pressure, pressure, under};
@@ -343,7 +346,7 @@ fn spec(slot: &Slot) -> WorkloadSpec {
         confinement: Confinement::Sandbox,
         command: None,
         readiness: Readiness::Guest,
-        hostname: "sandbox".to_owned(),
+        hostname: HOSTNAME.to_owned(),
     }
 }
 

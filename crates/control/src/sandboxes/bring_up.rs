@@ -188,10 +188,14 @@ fn init(control: &Control, row: &Sandbox) -> Init {
     let template = control.templates.resolve(&row.template);
     Init {
         env: row.env.clone(),
-        hostname: Some(row.slug.to_string()),
+        hostname: None,
         workdir: template.map(|template| template.workdir),
     }
 }
+
+/// Host name inside every sandbox. A slot of the pool has it before anyone claims it, and nobody
+/// inside may change it then, so one that was started for its owner has no other.
+pub(crate) const HOSTNAME: &str = "sandbox";
 
 /// The workload of a sandbox that was started for it.
 pub(super) fn spec(row: &Sandbox) -> WorkloadSpec {
@@ -205,6 +209,6 @@ pub(super) fn spec(row: &Sandbox) -> WorkloadSpec {
         confinement: Confinement::Sandbox,
         command: None,
         readiness: Readiness::Guest,
-        hostname: row.slug.to_string(),
+        hostname: HOSTNAME.to_owned(),
     }
 }

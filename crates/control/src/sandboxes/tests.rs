@@ -26,7 +26,9 @@ async fn without_a_slot_it_starts_cold_and_the_guest_learns_who_it_is() {
     assert_eq!(owner_of(&bench, &row), Some(Owner::Sandbox(row.id)));
     let inits = bench.guest.inits.lock().unwrap().clone();
     assert_eq!(inits.len(), 1);
-    assert_eq!(inits[0].1.hostname.as_deref(), Some(row.slug.as_str()));
+    assert_eq!(inits[0].1.hostname, None, "nobody inside may change it");
+    // What a slot of the pool has, so that nothing inside tells the two apart.
+    assert_eq!(bring_up::spec(&row).hostname, "sandbox");
     assert_eq!(inits[0].1.env["A"], "b");
     assert_eq!(inits[0].1.workdir.as_deref(), Some("/workspace"));
     let (_, endpoint) = enter(&bench.control, bench.tenant, row.id).await.unwrap();

@@ -52,6 +52,17 @@ fn a_workload_reaches_nobody_here() {
 }
 
 #[test]
+fn the_machines_boot_line_and_disks_are_not_told() {
+    with_machine(async |machine| {
+        let script = "echo seen=$(cat /proc/cmdline /proc/partitions | wc -c); echo cpus=$(nproc)";
+        for confinement in [Confinement::Sandbox, Confinement::Runtime] {
+            let exit = machine.script(script, confinement).await;
+            assert_eq!(values(&exit)["seen"], "0", "{}", exit.log_tail);
+        }
+    });
+}
+
+#[test]
 fn a_package_registry_is_reached_where_the_host_reaches_it() {
     with_machine(async |machine| {
         let fetch = "pip download --no-deps --quiet --dest /tmp/x six && echo got=it";

@@ -255,3 +255,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_slot_has_the_host_name_of_every_sandbox() {
+    let slot = Slot {
+        workload: WorkloadId::from_uuid(Uuid::from_u128(1)),
+        template: "base".into(),
+        template_digest: Digest::of(b"t"),
+        size: size(1),
+        sandbox: None,
+        created_at: now(),
+    };
+    assert_eq!(spec(&slot).hostname, HOSTNAME);
+}
