@@ -96,3 +96,10 @@ build_miosa() {
   (cd "$root" && cargo build --profile "$profile" --bin miosa) >&2 || die "the build failed"
   export MIOSA=$CARGO_TARGET_DIR/$folder/miosa
 }
+
+# The default template, which the provider's tests start workloads from; half a minute, once.
+build_template() {
+  build_miosa
+  "$MIOSA" template build --cache-dir "$MIOSA_CACHE_DIR" >&2 || die "the template could not be built"
+  export MIOSA_TEST_MACHINE=1 # from here on a test may not be skipped for want of root, crun or a template
+}

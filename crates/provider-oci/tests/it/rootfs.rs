@@ -1,8 +1,7 @@
 //! Volumes, user namespaces, overlays and templates on the real kernel.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
-    io::{self, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -16,6 +15,8 @@ use miosa_provider_oci::{
     userns::UsernsPool,
 };
 
+use crate::machine::{cache, skip};
+
 /// True with a word on stderr if the test cannot run here.
 fn is_skipped(what: &str) -> bool {
     let is_root = rustix::process::geteuid().is_root();
@@ -25,7 +26,7 @@ fn is_skipped(what: &str) -> bool {
         (_, false) => "mkfs.btrfs is not installed",
         _ => return false,
     };
-    eprintln!("SKIPPED {what}: {reason}");
+    skip(&format!("{what}: {reason}"));
     true
 }
 
@@ -86,14 +87,6 @@ fn let_go_of_loops(folder: &Path) {
         is_free
     });
     assert!(is_free, "loop devices are left: {:?}", loops_of(folder));
-}
-
-fn fill(path: &Path, mib: usize) -> io::Result<()> {
-    let mut file = std::fs::File::create(path)?;
-    for _ in 0..mib {
-        file.write_all(&vec![7; 1 << 20])?;
-    }
-    file.sync_all()
 }
 
 /// Runs `script` as root of the namespace, in the root filesystem `root`.
@@ -230,34 +223,6 @@ fn volumes_survive_a_restart_and_leftovers_are_swept() {
 }
 
 #[test]
-fn the_pool_grows_before_it_is_full() {
-    if is_skipped("the_pool_grows_before_it_is_full") {
-        return;
-    }
-    let data = Data::new();
-    let storage = Storage::open(data.path()).unwrap();
-    if storage.kind() == StorageKind::BtrfsLoop {
-        let volume = storage.create("big", 8192).unwrap();
-        let image = data.path().join("pool.img");
-        let size = std::fs::metadata(&image).unwrap().len();
-        if size > 6 << 30 {
-            eprintln!("SKIPPED the_pool_grows_before_it_is_full: {size} bytes take too long");
-            return storage.destroy().unwrap();
-        }
-        let now = || std::fs::metadata(&image).unwrap().len();
-        let mut written = 0;
-        while now() == size && written < size {
-            fill(&volume.upper.join(written.to_string()), 256).unwrap();
-            written += 256_u64 << 20;
-        }
-        assert!(now() > size && written < size, "{size} -> {} for {written}", now());
-    } else {
-        eprintln!("SKIPPED the_pool_grows_before_it_is_full: {} does not grow", storage.kind());
-    }
-    storage.destroy().unwrap();
-}
-
-#[test]
 fn ranges_in_use_before_are_not_given_out_again() {
     if is_skipped("ranges_in_use_before") {
         return;
@@ -280,13 +245,12 @@ fn the_default_template_has_what_it_promises() {
     if is_skipped("the_default_template_has_what_it_promises") {
         return;
     }
-    let templates = Templates::open(Path::new("/var/cache/miosa")).unwrap();
+    let templates = Templates::open(&cache()).unwrap();
     let built = match templates.build_default(&|line| eprintln!("{line}")) {
         Ok(template) => template,
         Err(error) => {
             // Without a network there is no way to build it.
-            eprintln!("SKIPPED the_default_template_has_what_it_promises: {error}");
-            return;
+            return skip(&format!("the template cannot be built: {error}"));
         }
     };
     let again = templates.build_default(&|line| panic!("built again: {line}")).unwrap();
