@@ -24,8 +24,9 @@ use serde::{Deserialize, Serialize};
 /// - Every call is idempotent and keyed by id + revision; calling again after a time-out is
 ///   always safe, and an older revision never undoes a newer one (`Conflict`).
 /// - The provider keeps the count and restarts what exits if the spec says so: first at once,
-///   then with back-off. Each attempt is a new instance with a new id. It judges no health and
-///   never gives up; control does both.
+///   then with back-off. Each attempt is a new instance with a new id. A start that it could not
+///   make is no exit: the replica stays `Pending`, says why, and is tried again. It judges no
+///   health and never gives up; control does both.
 /// - It reports what is true now, never what was asked, and it reports every workload of this
 ///   installation, so that leaked ones can be found.
 /// - Nothing here retries. The reconciler calls again.
