@@ -46,7 +46,10 @@ fn look() -> io::Result<Vec<InstallationId>> {
         let groups = cgroups.children(&parent).into_iter().map(|name| parent.join(name));
         groups.chain([parent.clone()]).any(|group| !cgroups.processes(&group).is_empty())
     };
-    Ok(plan(found, &registrations()?, has_process))
+    let registered = registrations()?;
+    // Asked by name as well: a listing may miss a file that is being replaced meanwhile.
+    found.retain(|id| matches!(Names::new(*id).registration().try_exists(), Ok(false)));
+    Ok(plan(found, &registered, has_process))
 }
 
 /// Also of files that cannot be read: that there is one is enough.
