@@ -29,6 +29,8 @@ pub(crate) use options::{
 };
 pub(crate) use read::Problem;
 
+use miosa_edge::Network;
+
 use crate::supervisor::Sockets;
 
 /// Everything, checked.
@@ -122,6 +124,14 @@ fn faults(file: &mut File) -> Vec<(&'static str, String)> {
         let why = "the `database` must be a URL like postgres://user@host/name";
         faults.push(("database", why.to_owned()));
     }
+    for proxy in &file.edge.trusted_proxies {
+        if let Err(error) = proxy.trim().parse::<Network>() {
+            faults.push((
+                "edge.trusted_proxies",
+                format!("`edge.trusted_proxies`: `{proxy}` is {error}"),
+            ));
+        }
+    }
     let targets = &file.pool.targets;
     for (n, target) in targets.iter().enumerate() {
         let twin =
@@ -205,11 +215,22 @@ impl Settings {
     /// The command line that gives the edge these settings. Not the file: all that it needs is
     /// here, and a file that has since been spoilt must not keep a new edge from serving.
     pub(crate) fn edge_arguments(&self) -> Vec<OsString> {
-        line([
+        let mut arguments = line([
             ("--data-dir", self.data_dir.clone().into()),
             ("--http", self.http.to_string().into()),
             ("--https", self.https.to_string().into()),
-        ])
+        ]);
+        let proxies = &self.file.edge.trusted_proxies;
+        if !proxies.is_empty() {
+            arguments.extend(line([("--trusted-proxies", proxies.join(",").into())]));
+        }
+        arguments
+    }
+
+    /// The proxies that the edge believes. They were checked before.
+    pub(crate) fn trusted_proxies(&self) -> Vec<Network> {
+        let proxies = self.file.edge.trusted_proxies.iter();
+        proxies.filter_map(|proxy| proxy.trim().parse().ok()).collect()
     }
 
     /// The command line that gives control these settings, but for the database.

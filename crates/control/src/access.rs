@@ -35,7 +35,8 @@ pub fn access(tenant: Option<&Tenant>, previews: &[&Preview], tokens: &[&Preview
         previews.iter().filter(|p| p.visibility == of).map(|p| p.port).collect()
     };
     let (public, mut private) = (ports(Visibility::Public), ports(Visibility::Private));
-    let closed = removed.iter().map(|preview| preview.port);
+    let was_private = |preview: &&&Preview| preview.visibility == Visibility::Private;
+    let closed = removed.iter().filter(was_private).map(|preview| preview.port);
     private.extend(closed.filter(|port| !public.contains(port)));
     let except = if is_private { &public - &private } else { private };
     let grant = |token: &&PreviewToken| {

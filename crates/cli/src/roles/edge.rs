@@ -39,7 +39,7 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
         edge: edge_id(&dir, &env)?,
         dir,
         env,
-        trusted_proxies: Vec::new(),
+        trusted_proxies: settings.trusted_proxies(),
         limits: Limits::default(),
     };
     // Bound before the rights to do so are gone; it gets its name once this edge serves.

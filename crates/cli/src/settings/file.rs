@@ -96,6 +96,9 @@ pub(crate) struct DomainsSection {
 pub(crate) struct EdgeSection {
     /// Serve apps on plain HTTP instead of answering 308.
     pub(crate) plain_http: bool,
+    /// Proxies in front of this machine, as addresses or networks like `10.0.0.0/8`: what they
+    /// say of a visitor's address is believed.
+    pub(crate) trusted_proxies: Vec<String>,
 }
 
 /// What sandboxes are made of.

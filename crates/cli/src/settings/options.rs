@@ -30,6 +30,9 @@ pub(crate) struct Options {
     pub(crate) http: Http,
     #[command(flatten)]
     pub(crate) https: Https,
+    /// Told to the edge by its parent; else only the file sets them.
+    #[arg(skip)]
+    pub(crate) trusted_proxies: Vec<String>,
     #[command(flatten)]
     pub(crate) platform: Platform,
     /// Remove every workload and host object at the end.
@@ -52,6 +55,9 @@ pub(crate) struct EdgeOptions {
     http: Http,
     #[command(flatten)]
     https: Https,
+    /// Networks of proxies, from the parent's configuration file.
+    #[arg(long, hide = true, value_delimiter = ',')]
+    trusted_proxies: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -112,8 +118,8 @@ pub(crate) struct Platform {
 }
 
 impl From<EdgeOptions> for Options {
-    fn from(EdgeOptions { folder, http, https }: EdgeOptions) -> Self {
-        Self { folder, http, https, ..Self::default() }
+    fn from(EdgeOptions { folder, http, https, trusted_proxies }: EdgeOptions) -> Self {
+        Self { folder, http, https, trusted_proxies, ..Self::default() }
     }
 }
 
@@ -144,6 +150,8 @@ impl Options {
         over("data_dir", self.folder.data_dir.as_ref(), &mut file.data_dir, &mut keys);
         over("http", self.http.http.as_ref(), &mut file.http, &mut keys);
         over("https", self.https.https.as_ref(), &mut file.https, &mut keys);
+        let proxies = Some(&self.trusted_proxies).filter(|proxies| !proxies.is_empty());
+        over("edge.trusted_proxies", proxies, &mut file.edge.trusted_proxies, &mut keys);
         over("admin", platform.admin.as_ref(), &mut file.admin, &mut keys);
         over("base_domain", platform.base_domain.as_ref(), &mut file.base_domain, &mut keys);
         over("apps_domain", platform.apps_domain.as_ref(), &mut file.apps_domain, &mut keys);

@@ -180,19 +180,20 @@ async fn a_resolver_that_is_down_takes_no_domain_away() {
         assert_eq!(shown.domain.progress.status, Status::Active);
     }
     // A name that is found to be someone else's for days is given up.
-    platform.dns.set_down(false);
     platform.dns.clear();
+    platform.dns.set_down(false);
     let mut checks = 0;
     for hours in (0..).step_by(6) {
         platform.advance(6 * HOUR);
-        let seen = eventually("another check", async || {
+        let seen = eventually(format!("another check after {hours} h and {checks}"), async || {
             let progress = get(&platform, tenant, NAME).await.ok()?.domain.progress;
             (progress.checks > checks).then_some(progress)
         })
         .await;
         checks = seen.checks;
         if seen.status == Status::Failed {
-            assert_eq!(hours, 72, "{seen:?}");
+            // A check of the days before may still have been under way.
+            assert!([66, 72].contains(&hours), "{hours} h: {seen:?}");
             break;
         }
     }

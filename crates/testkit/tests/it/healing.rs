@@ -109,6 +109,14 @@ async fn what_is_stopped_on_purpose_is_no_failure() {
     let key = id.to_string();
     deployments::stop(&control, tenant.id, &key).await.unwrap();
     platform.until_state(tenant, id, "stopped").await;
+    eventually("that it is told to go", async || {
+        let replicas = platform.replicas(version);
+        let is_told = |o: &miosa_provider::Observed| {
+            matches!(o.phase, miosa_provider::Phase::Draining { .. })
+        };
+        replicas.iter().all(is_told).then_some(())
+    })
+    .await;
     for replica in platform.replicas(version) {
         platform.provider.exit(replica.instance, 0);
     }
