@@ -199,6 +199,5 @@ def test_a_broken_request_does_not_reach_anyone(platform):
     ):
         with socket.create_connection((host, int(port)), timeout=10) as connection:
             connection.sendall(raw)
-            connection.shutdown(socket.SHUT_WR)
             answer = connection.recv(4096)
-        assert answer.split(b" ")[1][:1] == b"4", (raw, answer)
+        assert answer[:10] == b"HTTP/1.1 4", (raw, answer)

@@ -53,11 +53,11 @@ class House:
             wait_state(tenant.client, one, "running")
         tenant.client._transport.request("POST", f"/deployments/{stopped}/stop", json_body={})
         self.sandbox = tenant.sandbox(name="curious")
-        self.preview = self.sandbox.expose(4321)["url"]
+        self.preview = self.sandbox.expose(4321)
         private = self.sandbox.previews.create(port=5000, visibility="private")
         self.private = private["url"]
         gone = tenant.sandbox()
-        self.ended = gone.expose(80)["url"]
+        self.ended = gone.expose(80)
         gone.destroy()
         self.nowhere = f"https://nobody.{tenant.domain}{port_of(platform)}"
 
