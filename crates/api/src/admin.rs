@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use axum::{Router, extract::State, routing::get};
 use jiff::Timestamp;
-use miosa_control::{driver::LastStep, edges::EdgeStatus, healing::Healed};
+use miosa_control::{Control, driver::LastStep, edges::EdgeStatus};
 use miosa_provider::{Observed, Owner};
 use miosa_store::certificates;
 use miosa_wire::{Data, pool::Fill};
@@ -48,6 +48,16 @@ struct Status {
     reconcilers: BTreeMap<&'static str, LastStep>,
     edges: Vec<EdgeStatus>,
     certificates: Vec<Certificate>,
+}
+
+#[derive(Debug, Serialize)]
+struct Healed {
+    /// Replicas that failed after they had answered.
+    failures: u64,
+    /// Failures that are over.
+    recoveries: u64,
+    /// How long those took together, in milliseconds.
+    recovery_ms: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,7 +103,7 @@ async fn status(
         pool: seen.map(|all| pool::fill(&state, &targets, Some(all))),
         restarts: seen.map(|all| all.iter().map(|one| u64::from(one.restarts)).sum()),
         monitor: monitor(&state, seen.unwrap_or_default()),
-        healing: control.healing.counts(),
+        healing: healed(control),
         tracking_failures: reconcilers.values().map(|step| step.report.failed).sum(),
         reconcilers,
         edges: control.edges.status(),
@@ -112,6 +122,15 @@ async fn reconcilers(
 fn counts(replicas: &[Observed], owner: &str) -> BTreeMap<&'static str, usize> {
     let of_owner = metrics::by_phase(replicas).into_iter().filter(|((who, _), _)| *who == owner);
     of_owner.map(|((_, phase), count)| (phase, count)).collect()
+}
+
+fn healed(control: &Control) -> Healed {
+    let recoveries = control.healing.recoveries();
+    Healed {
+        failures: control.healing.failures(),
+        recoveries: recoveries.count,
+        recovery_ms: u64::try_from(recoveries.sum.as_millis()).unwrap_or(u64::MAX),
+    }
 }
 
 fn monitor(state: &AppState, replicas: &[Observed]) -> Monitor {

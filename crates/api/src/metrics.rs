@@ -14,10 +14,7 @@ use std::{
 };
 
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
-use miosa_control::{
-    healing::{BUCKETS_MS, Healed},
-    pool::{BOUNDS_MS, BootPath},
-};
+use miosa_control::{healing::Healing, histogram::Histogram, pool::BootPath};
 use miosa_provider::{Observed, Owner, Phase};
 use tokio::{io::AsyncReadExt as _, net::UnixStream};
 
@@ -88,27 +85,17 @@ fn text(state: &AppState) -> String {
     if let Some(replicas) = replicas {
         observed(&mut out, &replicas);
     }
-    healed(&mut out, &state.control.healing.counts());
+    healing(&mut out, &state.control.healing);
     out.0
 }
 
-fn healed(out: &mut Text, healed: &Healed) {
-    const NAME: &str = "platform_runtime_recovery_seconds";
-    let seconds = |ms: u64| Duration::from_millis(ms).as_secs_f64();
-    out.family(
-        "platform_runtime_failures_total",
-        "counter",
-        "replicas that failed after answering",
-    );
-    out.sample("platform_runtime_failures_total", &[], healed.failures);
-    out.family(NAME, "histogram", "from a failure seen to its replacement answering");
-    let bounds = BUCKETS_MS.iter().map(|ms| seconds(*ms).to_string());
-    let bounds = bounds.chain(["+Inf".to_owned()]);
-    for (bound, count) in bounds.zip(&healed.at_most) {
-        out.sample(&format!("{NAME}_bucket"), &[("le", &bound)], count);
-    }
-    out.sample(&format!("{NAME}_sum"), &[], seconds(healed.recovery_ms));
-    out.sample(&format!("{NAME}_count"), &[], healed.recoveries);
+fn healing(out: &mut Text, healing: &Healing) {
+    const FAILURES: &str = "platform_runtime_failures_total";
+    const RECOVERY: &str = "platform_runtime_recovery_seconds";
+    out.family(FAILURES, "counter", "replicas that failed after answering");
+    out.sample(FAILURES, &[], healing.failures());
+    out.family(RECOVERY, "histogram", "from a failure seen to its replacement answering");
+    out.histogram(RECOVERY, &[], &healing.recoveries());
 }
 
 fn reconcilers(out: &mut Text, state: &AppState) {
@@ -144,16 +131,7 @@ fn pool(out: &mut Text, state: &AppState) {
     let name = "platform_sandbox_start_seconds";
     out.family(name, "histogram", "from create until it takes commands");
     for (word, boot_path) in [("warm", BootPath::Warm), ("cold", BootPath::Cold)] {
-        let waits = stats.waits(boot_path);
-        let mut below = 0;
-        for (bound, count) in BOUNDS_MS.iter().zip(waits.buckets) {
-            below += count;
-            let le = Duration::from_millis(*bound).as_secs_f64().to_string();
-            out.sample(&format!("{name}_bucket"), &[("boot", word), ("le", &le)], below);
-        }
-        out.sample(&format!("{name}_bucket"), &[("boot", word), ("le", "+Inf")], waits.count);
-        out.sample(&format!("{name}_sum"), &[("boot", word)], waits.sum.as_secs_f64());
-        out.sample(&format!("{name}_count"), &[("boot", word)], waits.count);
+        out.histogram(name, &[("boot", word)], &stats.waits(boot_path));
     }
 }
 
@@ -233,6 +211,22 @@ impl Text {
         let labels =
             if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         self.line(format_args!("{name}{labels} {value}\n"));
+    }
+
+    /// The samples of one histogram, in seconds.
+    fn histogram<const N: usize>(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        shown: &Histogram<N>,
+    ) {
+        let bounds = shown.at_most().map(|(at, below)| (at.as_secs_f64().to_string(), below));
+        for (bound, below) in bounds.chain([("+Inf".to_owned(), shown.count)]) {
+            let labels: Vec<_> = labels.iter().copied().chain([("le", bound.as_str())]).collect();
+            self.sample(&format!("{name}_bucket"), &labels, below);
+        }
+        self.sample(&format!("{name}_sum"), labels, shown.sum.as_secs_f64());
+        self.sample(&format!("{name}_count"), labels, shown.count);
     }
 
     fn line(&mut self, text: std::fmt::Arguments<'_>) {

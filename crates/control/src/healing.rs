@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,9 +19,11 @@ use miosa_store::{
     events::{self, Event},
     instances::{self, Instance},
 };
-use miosa_types::{Env, InstanceId, deployment::InstanceState};
+use miosa_types::{DeploymentId, Env, InstanceId, TenantId, deployment::InstanceState};
 use serde_json::{Value, json};
 use sqlx::AnyConnection;
+
+use crate::histogram::Histogram;
 
 /// A replica failed: it ended by itself, cannot be seen, or does not answer.
 pub const UNHEALTHY: &str = "runtime.unhealthy";
@@ -41,8 +43,7 @@ const KEEP: u32 = 200;
 /// Bytes of an app's output in one event.
 const MAX_REASON: usize = 2000;
 /// Upper bounds of the buckets of recovery times, in milliseconds.
-pub const BUCKETS_MS: [u64; 10] =
-    [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000];
+const BUCKETS_MS: [u64; 10] = [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000];
 
 /// How an instance's row changed, as far as it is worth telling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,69 +112,47 @@ pub fn ended_by<'a>(change: Change, row: &Instance, open: &'a [Open]) -> Option<
 }
 
 /// Counters since control started. Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Healing(Arc<Counters>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counters {
     failures: AtomicU64,
-    recoveries: AtomicU64,
-    recovery_ms: AtomicU64,
-    /// One more than [`BUCKETS_MS`] has bounds.
-    buckets: [AtomicU64; BUCKETS_MS.len() + 1],
+    recoveries: Mutex<Recoveries>,
 }
 
-/// A copy of the counters.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Healed {
-    /// Replicas that failed after they had answered.
-    pub failures: u64,
-    /// Failures that are over.
-    pub recoveries: u64,
-    /// How long those took together, in milliseconds.
-    pub recovery_ms: u64,
-    /// How many took at most as long as the bound of [`BUCKETS_MS`] at the same place; the last
-    /// counts all.
-    #[serde(skip)]
-    pub at_most: Vec<u64>,
+/// How long failures took to be made good.
+pub type Recoveries = Histogram<{ BUCKETS_MS.len() }>;
+
+impl Default for Healing {
+    fn default() -> Self {
+        let recoveries = Mutex::new(Recoveries::new(&BUCKETS_MS));
+        Self(Arc::new(Counters { failures: AtomicU64::new(0), recoveries }))
+    }
 }
 
 impl Healing {
-    /// What was counted.
-    pub fn counts(&self) -> Healed {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut sum = 0;
-        let at_most = self.0.buckets.iter().map(|bucket| {
-            sum += read(bucket);
-            sum
-        });
-        Healed {
-            at_most: at_most.collect(),
-            failures: read(&self.0.failures),
-            recoveries: read(&self.0.recoveries),
-            recovery_ms: read(&self.0.recovery_ms),
-        }
+    /// Replicas that failed after they had answered.
+    pub fn failures(&self) -> u64 {
+        self.0.failures.load(Ordering::Relaxed)
     }
 
-    fn count(&self, told: &Noted) {
-        match told.recovery {
-            None => drop(self.0.failures.fetch_add(1, Ordering::Relaxed)),
-            Some(recovery) => {
-                let ms = u64::try_from(recovery.as_millis()).unwrap_or(u64::MAX);
-                let bucket = BUCKETS_MS.partition_point(|bound| *bound < ms);
-                self.0.recoveries.fetch_add(1, Ordering::Relaxed);
-                self.0.recovery_ms.fetch_add(ms, Ordering::Relaxed);
-                if let Some(bucket) = self.0.buckets.get(bucket) {
-                    bucket.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
+    /// Failures that are over.
+    pub fn recoveries(&self) -> Recoveries {
+        *self.0.recoveries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts what was committed.
-    pub fn count_all(&self, told: &[Noted]) {
-        for one in told {
-            self.count(one);
+    pub fn count(&self, noted: &[Noted]) {
+        for one in noted {
+            match one.recovery {
+                None => drop(self.0.failures.fetch_add(1, Ordering::Relaxed)),
+                Some(took) => {
+                    let mut recoveries =
+                        self.0.recoveries.lock().unwrap_or_else(PoisonError::into_inner);
+                    recoveries.record(took);
+                }
+            }
         }
     }
 }
@@ -181,7 +160,7 @@ impl Healing {
 /// Something that was written down; to be counted once it is committed.
 #[derive(Clone, Copy, Debug)]
 pub struct Noted {
-    /// How long it took, if it tells the end of a failure.
+    /// How long it took, in whole milliseconds, if it tells the end of a failure.
     recovery: Option<Duration>,
 }
 
@@ -193,7 +172,7 @@ pub async fn tell(
     row: &Instance,
 ) -> Result<Option<Noted>, miosa_store::Error> {
     let Some(change) = change(old, row) else { return Ok(None) };
-    let subject = row.deployment.to_string();
+    let of = (row.tenant, row.deployment);
     let base = json!({
         "deployment_id": row.deployment, "version_id": row.version, "instance_id": row.id,
     });
@@ -206,28 +185,24 @@ pub async fn tell(
             _ => "It cannot be seen any more.".to_owned(),
         });
         let data = with(base, json!({"reason": short(&reason), "had_answered": had_answered}));
-        write(db, env, row, UNHEALTHY, data).await?;
-        events::prune(db, row.tenant, &subject, KEEP).await?;
+        write(db, env, of, (UNHEALTHY, data)).await?;
         return Ok(had_answered.then_some(Noted { recovery: None }));
     }
-    let known = events::of_subject(db, row.tenant, &subject, KEEP).await?;
+    let known = events::of_subject(db, row.tenant, &row.deployment.to_string(), KEEP).await?;
     let open = open(&known);
     let Some(ended) = ended_by(change, row, &open) else { return Ok(None) };
-    let at = match change {
-        Change::Ready => row.ready_at.unwrap_or(row.last_seen_at),
-        Change::Failed | Change::Recovered => row.last_seen_at,
+    let (kind, at) = match change {
+        Change::Ready => (REPLACED, row.ready_at.unwrap_or(row.last_seen_at)),
+        Change::Failed | Change::Recovered => (RECOVERED, row.last_seen_at),
     };
-    let recovery = Duration::try_from(at.duration_since(ended.since)).unwrap_or_default();
-    let ms = u64::try_from(recovery.as_millis()).unwrap_or(u64::MAX);
-    let data = with(base, json!({"unhealthy_at": ended.since, "recovery_ms": ms}));
-    if change == Change::Recovered {
-        write(db, env, row, RECOVERED, data).await?;
-    } else {
-        let data = with(data, json!({"replaced_instance_id": ended.instance}));
-        write(db, env, row, REPLACED, data).await?;
+    let ms = u64::try_from(at.duration_since(ended.since).as_millis()).unwrap_or_default();
+    let mut data = with(base, json!({"unhealthy_at": ended.since, "recovery_ms": ms}));
+    if kind == REPLACED {
+        data = with(data, json!({"replaced_instance_id": ended.instance}));
     }
+    write(db, env, of, (kind, data)).await?;
     tracing::info!(deployment = %row.deployment, instance = %row.id, ?change, ms, "a failure is over");
-    Ok(Some(Noted { recovery: Some(recovery) }))
+    Ok(Some(Noted { recovery: Some(Duration::from_millis(ms)) }))
 }
 
 /// Writes down what became of a deployment.
@@ -238,33 +213,20 @@ pub async fn tell_of(
     kind: &str,
     data: Value,
 ) -> Result<(), miosa_store::Error> {
-    let id = deployment.id;
-    let data = with(json!({"deployment_id": id, "name": deployment.name}), data);
-    let event = event(env, deployment.tenant, id.to_string(), kind, data);
-    events::insert(db, &event).await?;
-    events::prune(db, deployment.tenant, &event.subject, KEEP).await
+    let data = with(json!({"deployment_id": deployment.id, "name": deployment.name}), data);
+    write(db, env, (deployment.tenant, deployment.id), (kind, data)).await
 }
 
 async fn write(
     db: &mut AnyConnection,
     env: &Env,
-    row: &Instance,
-    kind: &str,
-    data: Value,
+    (tenant, deployment): (TenantId, DeploymentId),
+    (kind, data): (&str, Value),
 ) -> Result<(), miosa_store::Error> {
-    let event = event(env, row.tenant, row.deployment.to_string(), kind, data);
+    let (kind, subject) = (kind.to_owned(), deployment.to_string());
+    let event = Event { id: env.id(), tenant, kind, subject, data, at: env.now() };
     events::insert(db, &event).await?;
-    Ok(())
-}
-
-fn event(
-    env: &Env,
-    tenant: miosa_types::TenantId,
-    subject: String,
-    kind: &str,
-    data: Value,
-) -> Event {
-    Event { id: env.id(), tenant, kind: kind.to_owned(), subject, data, at: env.now() }
+    events::prune(db, tenant, &event.subject, KEEP).await
 }
 
 fn with(mut base: Value, more: Value) -> Value {

@@ -13,6 +13,7 @@ pub mod domains;
 pub mod driver;
 pub mod edges;
 pub mod healing;
+pub mod histogram;
 pub mod instances;
 pub mod link;
 pub mod monitor;

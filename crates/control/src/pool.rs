@@ -17,7 +17,7 @@ use miosa_types::{Digest, SandboxId, Size, WorkloadId};
 use sqlx::AnyConnection;
 
 pub use miosa_store::sandboxes::BootPath;
-pub use stats::{BOUNDS_MS, Stats, Waits};
+pub use stats::{Stats, Waits};
 pub use targets::{Targets, TooLarge, check_fits, set_targets, targets};
 
 /// Slots looked at for one sandbox.

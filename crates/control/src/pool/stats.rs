@@ -10,11 +10,13 @@ use std::{
 
 use miosa_store::sandboxes::BootPath;
 
+use crate::histogram::Histogram;
+
 /// Upper bounds of the histogram's buckets, in milliseconds.
-pub const BOUNDS_MS: [u64; 12] = [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000];
+const BOUNDS_MS: [u64; 12] = [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000];
 
 /// Counters; all from the start of control.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Stats {
     hits: AtomicU64,
     misses: AtomicU64,
@@ -24,29 +26,13 @@ pub struct Stats {
 }
 
 /// How long sandboxes took from create until they took commands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waits {
-    /// How many took no longer than each of [`BOUNDS_MS`]; not cumulative.
-    pub buckets: [u64; BOUNDS_MS.len()],
-    /// All of them, those beyond the last bound too.
-    pub count: u64,
-    /// All waits together.
-    pub sum: Duration,
-}
+pub type Waits = Histogram<{ BOUNDS_MS.len() }>;
 
-impl Waits {
-    fn record(&mut self, wait: Duration) {
-        let place = BOUNDS_MS.iter().position(|bound| wait <= Duration::from_millis(*bound));
-        if let Some(bucket) = place.and_then(|place| self.buckets.get_mut(place)) {
-            *bucket += 1;
-        }
-        self.count += 1;
-        self.sum = self.sum.saturating_add(wait);
-    }
-
-    /// The mean; `None` while there was none.
-    pub fn mean(&self) -> Option<Duration> {
-        u32::try_from(self.count).ok().and_then(|count| self.sum.checked_div(count))
+impl Default for Stats {
+    fn default() -> Self {
+        let none = || Mutex::new(Waits::new(&BOUNDS_MS));
+        let (hits, misses, refill_failures) = Default::default();
+        Self { hits, misses, refill_failures, warm: none(), cold: none() }
     }
 }
 

@@ -50,8 +50,8 @@ async fn a_death_and_its_replacement_are_told_once() {
     assert_eq!(unhealthy.data["had_answered"], true);
     assert_eq!(named(&replaced, "replaced_instance_id"), dead);
     assert_eq!(named(&replaced, "instance_id"), platform.edge.ready(id)[0]);
-    let counts = platform.control().healing.counts();
-    assert_eq!((counts.failures, counts.recoveries), (1, 1));
+    let healing = &platform.control().healing;
+    assert_eq!((healing.failures(), healing.recoveries().count), (1, 1));
 
     let before = kinds(&platform, tenant, id).await;
     assert_eq!(before, [healing::LIVE, healing::UNHEALTHY, healing::REPLACED]);

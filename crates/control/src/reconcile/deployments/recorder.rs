@@ -88,7 +88,7 @@ impl Recorder {
             }
         }
         tx.commit().await?;
-        self.control.healing.count_all(&noted);
+        self.control.healing.count(&noted);
         Ok(())
     }
 
