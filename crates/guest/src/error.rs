@@ -117,10 +117,7 @@ impl Error {
         if code == Code::NotFound {
             return Self::not_found(format!("{what} was not found"));
         }
-        // Without the number that the standard library puts behind the kernel's words.
-        let why = error.to_string();
-        let why = why.split(" (os error").next().unwrap_or(&why).to_lowercase();
-        Self::new(code, format!("{what}: {why}"))
+        Self::new(code, format!("{what}: {}", words(error).to_lowercase()))
     }
 
     /// The HTTP status outside Connect: a full disk is 507 there.
@@ -130,6 +127,12 @@ impl Error {
             code => code.status(),
         }
     }
+}
+
+/// The kernel's words, without the number that the standard library puts behind them.
+pub(crate) fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
 #[cfg(test)]

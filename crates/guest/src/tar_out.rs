@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     body::{self, Answer, BlockingWriter},
-    error::Error,
+    error::{Error, words},
     state::{self, State},
     users::User,
 };
@@ -100,10 +100,7 @@ enum Fault {
 
 fn unreadable(path: &Path, error: &io::Error) -> Fault {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    // Without the number of the error, which says nothing to most.
-    let why = error.to_string();
-    let why = why.split(" (os error").next().unwrap_or(&why);
-    Fault::Unreadable(format!("`{}` cannot be read: {why}", path.display()))
+    Fault::Unreadable(format!("`{}` cannot be read: {}", path.display(), words(error)))
 }
 
 /// Ends the archive with why it is not whole.

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write as _},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -31,14 +31,33 @@ pub(crate) fn feed_blocking(
     input: &str,
     deadline: Duration,
 ) -> io::Result<()> {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    finish(program, &mut command, input, deadline).map(drop)
+}
+
+/// Runs a program and returns what it wrote to standard output, which must fit a pipe.
+pub(crate) fn read_blocking(
+    program: &str,
+    args: &[&str],
+    deadline: Duration,
+) -> io::Result<String> {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let output = finish(program, &mut command, "", deadline)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a command to its end, or kills it. Unless it succeeds, what it wrote to a piped standard
+/// error is the text of the error.
+fn finish(
+    program: &str,
+    command: &mut Command,
+    input: &str,
+    deadline: Duration,
+) -> io::Result<Output> {
     let with_name = |error: io::Error| io::Error::new(error.kind(), format!("{program}: {error}"));
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(with_name)?;
+    let mut child = command.spawn().map_err(with_name)?;
     // The input is far smaller than a pipe, so this does not wait for the program.
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(input.as_bytes()).ok();
@@ -48,34 +67,11 @@ pub(crate) fn feed_blocking(
     }
     let output = child.wait_with_output().map_err(with_name)?;
     if output.status.success() {
-        return Ok(());
+        return Ok(output);
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(format!("{program}: {}: {}", output.status, text.trim())))
-}
-
-/// Runs a program and returns what it wrote to standard output, which must fit a pipe.
-pub(crate) fn read_blocking(
-    program: &str,
-    args: &[&str],
-    deadline: Duration,
-) -> io::Result<String> {
-    let with_name = |error: io::Error| io::Error::new(error.kind(), format!("{program}: {error}"));
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(with_name)?;
-    if !wait(child.id(), deadline).map_err(with_name)? {
-        child.kill().ok();
-    }
-    let output = child.wait_with_output().map_err(with_name)?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(io::Error::other(format!("{program}: {}", output.status)))
+    let colon = if text.is_empty() { "" } else { ": " };
+    Err(io::Error::other(format!("{program}: {}{colon}{}", output.status, text.trim())))
 }
 
 /// Waits for the end of a child of ours, without reaping it. False if the time ran out.

@@ -201,7 +201,7 @@ impl Actor {
         }
         let Some(replica) = self.replicas.get_mut(&instance) else { return };
         replica.unmade = replica.unmade.saturating_add(1);
-        replica.why = Some(failure.sentence());
+        replica.why = Some(reason);
         replica.stage = Stage::Waiting { until: now + failure::pause(replica.unmade) };
         self.publish(instance);
     }

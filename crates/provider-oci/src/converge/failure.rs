@@ -9,7 +9,7 @@ use crate::{layers, storage};
 /// Longest pause between two attempts: short, because visitors may be waiting.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Split by what is told. It never was the workload's own doing.
+/// Split by what is told: the text is for the tenant. It never was the workload's own doing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// Passes when there is room.
@@ -43,18 +43,6 @@ impl Failure {
     pub(super) fn is_final(&self) -> bool {
         let Self::Layer(cause) = self else { return false };
         matches!(cause.downcast_ref(), Some(layers::Error::Refused(_)))
-    }
-
-    /// For the tenant.
-    pub(super) const fn sentence(&self) -> &'static str {
-        match self {
-            Self::NoRoom(_) => "The platform has no room for it.",
-            Self::Layer(_) => {
-                "The platform could not prepare its files (the layer of its version)."
-            }
-            Self::Template(_) => "The platform does not have its template.",
-            Self::Host(_) => "The platform could not start it.",
-        }
     }
 
     /// For the log.
@@ -123,7 +111,7 @@ mod tests {
                 "The platform could not start it.",
             ),
         ] {
-            assert_eq!((failure.to_string().as_str(), failure.sentence()), (told, told));
+            assert_eq!(failure.to_string(), told);
             assert!(!failure.source_text().is_empty());
             assert_eq!(failure.is_final(), told.contains("layer"), "only what is refused");
         }

@@ -156,7 +156,7 @@ struct Replica {
     created_at: Timestamp,
     /// Attempts in a row that the platform could not make, and why the last one.
     unmade: u32,
-    why: Option<&'static str>,
+    why: Option<String>,
     record: Option<InstanceRecord>,
     netns: Option<OwnedFd>,
     pidfd: Option<OwnedFd>,
@@ -377,7 +377,7 @@ impl Actor {
         let exit = record.and_then(|record| record.exit.as_ref());
         let phase = match (replica.stage, addr) {
             (Stage::Waiting { .. }, _) => {
-                why(replica.why.unwrap_or("waiting for its time to start"))
+                why(replica.why.as_deref().unwrap_or("waiting for its time to start"))
             }
             (Stage::Running, Some(addr)) => Phase::Running { addr },
             (Stage::Ready, Some(addr)) => Phase::Ready { addr },
