@@ -78,12 +78,15 @@ pub(crate) async fn remove(netlink: &Handle, index: u32) -> io::Result<()> {
     or_absent(netlink.link().del(index).execute().await)
 }
 
-/// Makes a bridge that holds the gateway's address and is up. Returns its index.
+/// Makes a bridge that holds the gateway's addresses and is up. Returns its index.
 pub(crate) async fn bridge(netlink: &Handle, name: &str, subnet: Subnet) -> io::Result<u32> {
     or_exists(netlink.link().add(LinkBridge::new(name).build()).execute().await)?;
     let missing = || io::Error::new(io::ErrorKind::NotFound, "the bridge is not there");
     let index = index(netlink, name).await?.ok_or_else(missing)?;
-    up(netlink, index).await?;
+    // Its own from the start: a bridge without one takes the lowest of its ports' and changes it
+    // as they come and go, and whoever knew the old one sends into the void for up to a minute.
+    let message = LinkUnspec::new_with_index(index).address(subnet.gateway_mac().into()).up();
+    netlink.link().set(message.build()).execute().await.map_err(plain)?;
     // /32: no connected route, so an address without a workload is not looked for on the bridge.
     let gateway = IpAddr::V4(subnet.gateway());
     or_exists(netlink.address().add(index, gateway, 32).execute().await)?;

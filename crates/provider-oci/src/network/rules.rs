@@ -3,6 +3,8 @@
 //! Promises: default deny. What a workload sends reaches the DNS forwarder on the gateway and
 //! the public Internet; not the host, not a neighbour (not by way of the gateway either), no
 //! private range, no metadata address, nothing by IPv6. Documentation ranges are not denied.
+//! A frame to anyone but the bridge is dropped before the kernel remembers its connection: by
+//! `br_netfilter` it would do so without passing the bound of [`FLOWS`].
 
 use super::Subnet;
 
@@ -22,6 +24,7 @@ pub(crate) enum Bound {
 /// Makes and replaces the table of one installation.
 pub(crate) fn host_table(table: &str, bridge: &str, subnet: Subnet, bound: Bound) -> String {
     let gateway = subnet.gateway();
+    let mac = subnet.gateway_mac().map(|byte| format!("{byte:02x}")).join(":");
     let count = match bound {
         Bound::Flows => format!(
             r#"iifname "{bridge}" ct state new add @flows {{ ip saddr ct count over {FLOWS} }} drop"#
@@ -41,6 +44,10 @@ table inet {table} {{
     type ipv4_addr
     size 65536
     flags dynamic
+  }}
+  chain arriving {{
+    type filter hook prerouting priority -300; policy accept;
+    iifname "{bridge}" ether daddr != {mac} drop
   }}
   chain forwarded {{
     type filter hook forward priority 0; policy accept;

@@ -66,6 +66,12 @@ impl Subnet {
         Ipv4Addr::from(u32::from(self.base) + 1)
     }
 
+    /// The hardware address that goes with it: a locally administered one.
+    pub(crate) fn gateway_mac(self) -> [u8; 6] {
+        let [a, b, c, d] = self.gateway().octets();
+        [0x02, 0x00, a, b, c, d]
+    }
+
     /// The workload address of that index.
     fn address(self, index: u32) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.base) + 2 + index)
