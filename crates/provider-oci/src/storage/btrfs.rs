@@ -39,6 +39,11 @@ const OPTIONS: &CStr = c"nodiscard,metadata_ratio=4";
 /// While the reserve is made: metadata is allocated at once.
 const FIRST_OPTIONS: &CStr = c"nodiscard,metadata_ratio=1";
 
+/// Below this, data and metadata share their chunks, for which a pool has room for too few: one
+/// writer that fills it in one go could take the last before there is any for metadata, and then
+/// no volume is made however much of the reserve is given. Slower for very many files.
+const SMALL: u64 = 2 << 30;
+
 #[derive(Debug)]
 pub(super) struct Btrfs {
     pool: PathBuf,
@@ -178,13 +183,21 @@ fn make_image(image: &Path) -> Result<(), Error> {
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size)
             .tried("allocate pool.img")?;
     }
-    // `single`: a second copy of the metadata in the same file protects from nothing.
-    // `-K`: discarding would give back the blocks that were just allocated.
-    run(Command::new("mkfs.btrfs")
-        .args(["-q", "-f", "-K", "-m", "single", "-d", "single"])
-        .arg(&draft))?;
+    format(&draft, size)?;
     fs_err::File::open(&draft).and_then(|file| file.sync_all()).tried("write pool.img")?;
     fs_err::rename(&draft, image).tried("name pool.img")
+}
+
+/// Makes a filesystem in a loop file of so many bytes.
+pub(super) fn format(image: &Path, size: u64) -> Result<(), Error> {
+    // `single`: a second copy of the metadata in the same file protects from nothing.
+    // `-K`: discarding would give back the blocks that were just allocated.
+    let mut program = Command::new("mkfs.btrfs");
+    program.args(["-q", "-f", "-K", "-m", "single", "-d", "single"]);
+    if size < SMALL {
+        program.arg("--mixed");
+    }
+    run(program.arg(image))
 }
 
 fn mount_image(image: &Path, pool: &Path) -> Result<(), Error> {

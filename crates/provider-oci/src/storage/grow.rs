@@ -271,12 +271,15 @@ fn promised(device: &Path) -> u64 {
     let filesystems = std::fs::read_dir("/sys/fs/btrfs").into_iter().flatten().flatten();
     let ours =
         filesystems.map(|one| one.path()).find(|one| one.join("devices").join(name).exists());
-    let read = |name: &str| {
-        let path = ours.as_ref()?.join("allocation/data").join(name);
+    let read = |name: &&str| {
+        let path = ours.as_ref()?.join("allocation").join(name);
         std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()
     };
-    // In the page cache, and on the way to the device.
-    ["bytes_may_use", "bytes_reserved"].into_iter().filter_map(read).sum()
+    // In the page cache, and on the way to the device; `mixed` in a small pool.
+    ["data/bytes_may_use", "data/bytes_reserved", "mixed/bytes_may_use", "mixed/bytes_reserved"]
+        .iter()
+        .filter_map(read)
+        .sum()
 }
 
 /// The device mounted at `point`: the second field after the dash of proc(5) mountinfo.
