@@ -140,3 +140,31 @@ def test_an_output_folder_that_is_not_there_is_named(tenant):
     assert "build/out" in json.dumps(version.model_dump(mode="json"))
     with pytest.raises(MiosaError):
         tenant.client.deployments.versions(deployed["deployment_id"]).promote(version.id)
+
+
+def test_a_build_is_cancelled(tenant, web):
+    sandbox = tenant.sandbox()
+    sandbox.write_file("/workspace/index.html", "<h1>one</h1>")
+    deployed = sandbox.deploy(name="cancelled")
+    deployment, url = deployed["deployment_id"], deployed["url"]
+    wait_state(tenant.client, deployment, "running")
+    slow = sandbox.deploy(name="cancelled", build_command="echo begun; sleep 600", output_path=".")
+    versions = tenant.client.deployments.versions(deployment)
+    path = f"/deployments/{deployment}/versions/{slow['version_id']}"
+
+    def log():
+        return tenant.client._transport.request("GET", f"{path}/logs")["data"]["logs"]
+
+    wait_for(lambda: "begun" in log(), 60, "its build begins")
+    cancelled = tenant.client._transport.request("POST", f"{path}/cancel")["data"]
+    assert (cancelled["state"], cancelled["error_message"]) == ("failed", "The build was cancelled.")
+    wait_for(lambda: "ended" in log(), 10, "the log tells of it")
+    assert b"one" in web.get(url)[2], "the old version serves"
+    with pytest.raises(MiosaError) as refused:
+        tenant.client._transport.request("POST", f"{path}/cancel")
+    assert refused.value.code == "OPERATION_NOT_CANCELLABLE"
+    assert [version.state for version in versions.list()] == ["failed", "ready"]
+    # The next publish is not held up by what was cancelled.
+    sandbox.write_file("/workspace/index.html", "<h1>three</h1>")
+    sandbox.deploy(name="cancelled", build_command="", output_path=".")
+    wait_for(lambda: b"three" in web.get(url)[2], 60, "the next version serves")

@@ -55,6 +55,7 @@ pub fn routes() -> Router<AppState> {
         .route("/deployments/{deployment}/versions/{version}", get(version))
         .route("/deployments/{deployment}/versions/{version}/logs", get(version_logs))
         .route("/deployments/{deployment}/versions/{version}/promote", post(promote))
+        .route("/deployments/{deployment}/versions/{version}/cancel", post(cancel))
         .route("/deployments/{deployment}/releases", get(releases))
         .route("/deployments/{deployment}/releases/{version}", get(release))
         .route("/deployments/{deployment}/releases/{version}/promote", post(promote))
@@ -74,6 +75,9 @@ impl From<ControlError> for Error {
             ControlError::Invalid { field, message } => Self::Invalid { field, message },
             ControlError::NotReady { .. } => {
                 Self::Conflict { code: "RESOURCE_STATE", message, retryable: false }
+            }
+            ControlError::NotCancellable { .. } => {
+                Self::Conflict { code: "OPERATION_NOT_CANCELLABLE", message, retryable: false }
             }
             ControlError::Archived { .. } => Self::Gone { message },
             ControlError::Sandbox(error) => error.into(),
@@ -317,6 +321,15 @@ async fn version(
             waiting::explain(&state.control, &found).await.map_err(ControlError::from)?;
     }
     Ok(Json(Data::new(shown)))
+}
+
+async fn cancel(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path((key, id)): Path<(String, VersionId)>,
+) -> Result<Json<Data<wire::Version>>, Error> {
+    let (row, version) = control::cancel(&state.control, caller.tenant, &key, id).await?;
+    Ok(Json(Data::new(render::version(&state.control.config.domains, &row, &version))))
 }
 
 async fn releases(

@@ -187,6 +187,7 @@ pub(crate) fn new_workspace(
         slug,
         description: None,
         external_workspace_id: external.map(str::to_owned),
+        branding: None,
         metadata: Map::new(),
         created_at: now,
         updated_at: now,

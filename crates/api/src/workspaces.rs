@@ -138,7 +138,7 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn find(
+pub(crate) async fn find(
     db: &mut AnyConnection,
     caller: &Caller,
     id: WorkspaceId,

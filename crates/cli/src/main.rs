@@ -76,6 +76,9 @@ enum Command {
     /// Publish the files of a sandbox as an app and print its address.
     #[command(after_help = "Example:\n  miosa deploy 0198c5c4-… --name booking --tenant cliniciq")]
     Deploy(commands::app::Deploy),
+    /// End the build of a version, which fails; what serves goes on.
+    #[command(after_help = "Examples:\n  miosa cancel booking\n  miosa cancel booking --version 3")]
+    Cancel(commands::app::Cancel),
     /// Show what an app printed, or its build if it never ran.
     #[command(after_help = "Example:\n  miosa logs booking --lines 50")]
     Logs(commands::app::Logs),
@@ -146,6 +149,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Sandbox(command) => return commands::sandbox::run(&command),
         Command::Deploy(arguments) => commands::app::deploy(&arguments)?,
         Command::Logs(arguments) => commands::app::logs(&arguments)?,
+        Command::Cancel(arguments) => commands::app::cancel(&arguments)?,
         Command::Rollback(arguments) => commands::app::rollback(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -4,6 +4,7 @@
 //! does not exist; these functions write intent only, the reconcilers do the rest; the state is
 //! derived from intent and observation.
 
+mod cancel;
 mod switch;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -21,6 +22,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{Control, healing, sandboxes, waiting};
 
+pub use cancel::cancel;
 pub use switch::{promote, roll_back};
 
 pub use miosa_store::{
@@ -68,6 +70,14 @@ pub enum Error {
     NotReady {
         /// Why.
         message: String,
+    },
+    /// The version is not being built, so there is nothing to cancel.
+    #[error("version {number} is {state}; only a build can be cancelled")]
+    NotCancellable {
+        /// Its number.
+        number: u32,
+        /// The word for its state.
+        state: &'static str,
     },
     /// The version's artifact was deleted for good.
     #[error("version {number} was archived")]

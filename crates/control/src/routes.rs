@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use miosa_provider::{Observed, Owner, Phase};
 use miosa_store::{
     deployments::Deployment, domains::Domain, preview_tokens::PreviewToken, previews::Preview,
-    sandboxes::Sandbox, tenants::Tenant, versions::Version,
+    sandboxes::Sandbox, tenants::Tenant, versions::Version, workspaces::Workspace,
 };
 use miosa_types::{
-    DeploymentId, InstanceId, SandboxId, VersionId,
+    DeploymentId, InstanceId, SandboxId, TenantId, VersionId, WorkspaceId,
     deployment::{VersionKind, VersionState},
     host,
-    link::{self, Availability, Entry, Replica, ReplicaState, Route, Table, Target},
+    link::{self, Availability, Branded, Entry, Replica, ReplicaState, Route, Table, Target},
 };
 
 use crate::{
@@ -31,6 +31,8 @@ pub struct Facts<'a> {
     pub settings: link::Settings,
     /// All tenants.
     pub tenants: &'a [Tenant],
+    /// Workspaces that have a brand of their own.
+    pub branded: &'a [Workspace],
     /// All deployments.
     pub deployments: &'a [Deployment],
     /// Names that were proved to be their tenants', of deployments that exist.
@@ -103,10 +105,11 @@ pub fn table(facts: &Facts<'_>) -> Table {
     for tenant in facts.tenants {
         if let Some(branding) = &tenant.branding {
             let branding = branding.clone();
-            entries.push(Entry::Brand(link::Brand { tenant: tenant.id, branding }));
+            entries.push(Entry::Brand(link::Brand { owner: tenant.id.into(), branding }));
         }
         entries.extend(unknown_hosts(tenant));
     }
+    entries.extend(facts.branded.iter().filter_map(|workspace| brand(workspace, facts.tenants)));
     let seen = seen_by_deployment(facts.versions, facts.replicas, facts.suspects, |_| false);
     let building: BTreeSet<_> = facts
         .versions
@@ -120,11 +123,14 @@ pub fn table(facts: &Facts<'_>) -> Table {
     }
     let redirects = redirect::plan(facts.domains);
     let mut names: BTreeMap<DeploymentId, Vec<&str>> = BTreeMap::new();
+    let owners: BTreeMap<_, _> =
+        facts.deployments.iter().map(|d| (d.id, facts.owner(d.tenant, d.workspace))).collect();
     for domain in facts.domains {
         if let Some(&to) = redirects.get(domain.domain.as_str()) {
             let target = Target::Redirect { to: to.to_owned() };
-            let (host, tenant) = (domain.domain.clone(), domain.tenant);
-            entries.push(Entry::Route(Route { host, tenant, target }));
+            let owner = owners.get(&domain.deployment).copied();
+            let owner = owner.unwrap_or_else(|| domain.tenant.into());
+            entries.push(Entry::Route(Route { host: domain.domain.clone(), owner, target }));
         } else {
             names.entry(domain.deployment).or_default().push(&domain.domain);
         }
@@ -133,13 +139,14 @@ pub fn table(facts: &Facts<'_>) -> Table {
         let seen = seen.get(&deployment.id).map_or(&[][..], Vec::as_slice);
         let app = AppFacts {
             deployment,
+            owner: facts.owner(deployment.tenant, deployment.workspace),
             names: names.get(&deployment.id).map_or(&[][..], Vec::as_slice),
             seen,
             is_building: building.contains(&deployment.id),
         };
         let versions = by_deployment.get(&deployment.id).map_or(&[][..], Vec::as_slice);
         app_entries(&app, facts.versions, &mut entries);
-        version_routes(deployment, versions, &mut entries);
+        version_routes(&app, versions, &mut entries);
     }
     sandbox_entries(facts, &mut entries);
     entries.extend(facts.certificates.iter().cloned().map(Entry::Certificate));
@@ -150,12 +157,29 @@ pub fn table(facts: &Facts<'_>) -> Table {
 fn unknown_hosts(tenant: &Tenant) -> impl Iterator<Item = Entry> {
     let previews = tenant.preview_domain.iter().map(|domain| format!("*.sandbox.{domain}"));
     let hosts = std::iter::once(format!("*.{}", tenant.deployment_domain)).chain(previews);
-    let tenant = tenant.id;
-    hosts.map(move |host| Entry::Route(Route { host, tenant, target: Target::Nothing }))
+    let owner = tenant.id.into();
+    hosts.map(move |host| Entry::Route(Route { host, owner, target: Target::Nothing }))
+}
+
+/// What a workspace's pages look like: what it leaves open is its tenant's.
+fn brand(workspace: &Workspace, tenants: &[Tenant]) -> Option<Entry> {
+    let own = workspace.branding.clone()?;
+    let tenant = tenants.iter().find(|tenant| tenant.id == workspace.tenant)?;
+    let owner = Branded { tenant: tenant.id, workspace: Some(workspace.id) };
+    let branding = own.over(tenant.branding.clone().unwrap_or_default());
+    Some(Entry::Brand(link::Brand { owner, branding }))
+}
+
+impl Facts<'_> {
+    fn owner(&self, tenant: TenantId, workspace: WorkspaceId) -> Branded {
+        let is_branded = self.branded.iter().any(|branded| branded.id == workspace);
+        Branded { tenant, workspace: is_branded.then_some(workspace) }
+    }
 }
 
 struct AppFacts<'a> {
     deployment: &'a Deployment,
+    owner: Branded,
     /// Hosts that its owner brought.
     names: &'a [&'a str],
     seen: &'a [Seen],
@@ -175,11 +199,11 @@ fn app_entries(
         let target = files.clone().unwrap_or(Target::App { app: deployment.id });
         let own = host::app(&deployment.slug, &deployment.deployment_domain);
         let brought = app.names.iter().map(|name| (*name).to_owned());
-        let tenant = deployment.tenant;
+        let owner = app.owner;
         entries.extend(
             std::iter::once(own)
                 .chain(brought)
-                .map(|host| Entry::Route(Route { host, tenant, target: target.clone() })),
+                .map(|host| Entry::Route(Route { host, owner, target: target.clone() })),
         );
     }
     // Until edges serve the files, requests that wait for them must find what they wait for.
@@ -199,7 +223,7 @@ fn app_entries(
     let replicas = seen.iter().filter_map(|seen| replica(seen, &targets)).collect();
     entries.push(Entry::App(link::App {
         app: deployment.id,
-        tenant: deployment.tenant,
+        owner: app.owner,
         availability: availability(app, &desired, !targets.is_empty()),
         hold_s: deployment.hold_s,
         replicas,
@@ -247,7 +271,8 @@ fn static_target(version: &Version) -> Option<Target> {
     Some(Target::Static { version: version.id, manifest: artifact.digest })
 }
 
-fn version_routes(deployment: &Deployment, versions: &[&Version], entries: &mut Vec<Entry>) {
+fn version_routes(app: &AppFacts<'_>, versions: &[&Version], entries: &mut Vec<Entry>) {
+    let AppFacts { deployment, owner, .. } = *app;
     if deployment.deleted_at.is_some() || deployment.is_stopped {
         return;
     }
@@ -255,7 +280,7 @@ fn version_routes(deployment: &Deployment, versions: &[&Version], entries: &mut 
         let Some(target) = static_target(version) else { continue };
         entries.push(Entry::Route(Route {
             host: host::version(version.number, &deployment.slug, &deployment.deployment_domain),
-            tenant: deployment.tenant,
+            owner,
             target,
         }));
     }
@@ -285,7 +310,7 @@ fn sandbox_entries(facts: &Facts<'_>, entries: &mut Vec<Entry>) {
         );
         entries.push(Entry::Route(Route {
             host: host::sandbox(&sandbox.slug, &sandbox.preview_domain),
-            tenant: sandbox.tenant,
+            owner: facts.owner(sandbox.tenant, sandbox.workspace),
             target: Target::Preview { sandbox: sandbox.id },
         }));
         entries.push(Entry::Sandbox(link::Sandbox {

@@ -107,7 +107,7 @@ async fn step(visit: &mut Visit, app: &Arc<App>, course: &mut Course<'_>) -> Ste
                 Availability::Stopped => Page::Stopped,
                 _ => Page::Failed,
             };
-            return Step::Done(visit.page(page, Some(spec.tenant)));
+            return Step::Done(visit.page(page, Some(spec.owner)));
         }
         Verdict::Wake => visit.shared().reports.wake(app.id),
         Verdict::Serve => {}
@@ -144,7 +144,7 @@ async fn failed(
 ) -> Step {
     tracing::debug!(instance = %replica.instance, %failure, "attempt failed");
     let key = PoolKey { owner: replica.instance, addr: replica.addr };
-    let bad_gateway = || Step::Done(visit.page(Page::BadGateway, Some(app.spec.load().tenant)));
+    let bad_gateway = || Step::Done(visit.page(Page::BadGateway, Some(app.spec.load().owner)));
     match failure {
         Failure::Connect(_) | Failure::Unsent { fresh: true } => {
             visit.worker.pool.clear(&key);
@@ -185,7 +185,7 @@ async fn failed(
         }
         Failure::Unasked => bad_gateway(),
         Failure::TooSlow => {
-            Step::Done(visit.page(Page::GatewayTimeout, Some(app.spec.load().tenant)))
+            Step::Done(visit.page(Page::GatewayTimeout, Some(app.spec.load().owner)))
         }
         Failure::Client => {
             Step::Done(visit.text(StatusCode::BAD_REQUEST, "The request body broke off"))
@@ -237,10 +237,10 @@ async fn hold(visit: &Visit, app: &Arc<App>, course: &mut Course<'_>) -> Step {
             course.is_released = true;
             Step::Again
         }
-        Waited::TimedOut => Step::Done(visit.page(Page::Starting, Some(app.spec.load().tenant))),
+        Waited::TimedOut => Step::Done(visit.page(Page::Starting, Some(app.spec.load().owner))),
         Waited::Full => {
             shared.metrics.hold_refused.inc();
-            Step::Done(visit.page(Page::Overloaded, Some(app.spec.load().tenant)))
+            Step::Done(visit.page(Page::Overloaded, Some(app.spec.load().owner)))
         }
     }
 }

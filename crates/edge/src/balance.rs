@@ -16,8 +16,8 @@ use std::{
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use miosa_types::{
-    DeploymentId, InstanceId, TenantId,
-    link::{self, Availability, ReplicaState},
+    DeploymentId, InstanceId,
+    link::{self, Availability, Branded, ReplicaState},
 };
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -121,7 +121,7 @@ impl Drop for InFlight {
 /// What the table says about an app, with the handles of its replicas.
 #[derive(Debug)]
 pub(crate) struct Spec {
-    pub(crate) tenant: TenantId,
+    pub(crate) owner: Branded,
     pub(crate) availability: Availability,
     pub(crate) hold: Duration,
     pub(crate) replicas: Vec<Arc<Replica>>,
@@ -183,7 +183,7 @@ impl App {
         let app = Self {
             id: of.app,
             spec: ArcSwap::from_pointee(Spec {
-                tenant: of.tenant,
+                owner: of.owner,
                 availability: of.availability.clone(),
                 hold: Duration::ZERO,
                 replicas: Vec::new(),
@@ -210,7 +210,7 @@ impl App {
             known.clone()
         };
         let spec = Spec {
-            tenant: of.tenant,
+            owner: of.owner,
             availability: of.availability.clone(),
             hold: Duration::from_secs(u64::from(of.hold_s.min(120))),
             replicas: of.replicas.iter().map(keep).collect(),
@@ -232,7 +232,7 @@ impl App {
     pub(crate) fn close(&self) {
         let old = self.spec.load();
         self.spec.store(Arc::new(Spec {
-            tenant: old.tenant,
+            owner: old.owner,
             availability: Availability::Stopped,
             hold: Duration::ZERO,
             replicas: Vec::new(),
@@ -313,7 +313,7 @@ mod tests {
     fn app(replicas: Vec<link::Replica>, availability: Availability) -> link::App {
         link::App {
             app: DeploymentId::from_uuid(Uuid::from_u128(1)),
-            tenant: TenantId::from_uuid(Uuid::from_u128(1)),
+            owner: miosa_types::TenantId::from_uuid(Uuid::from_u128(1)).into(),
             availability,
             hold_s: 30,
             replicas,

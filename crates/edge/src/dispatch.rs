@@ -151,7 +151,7 @@ async fn target(
     Some(match &route.target {
         Target::Static(manifest) => {
             let shared = visit.shared();
-            let branding = shared.live.branding(route.tenant);
+            let branding = shared.live.branding(route.owner);
             let response = files::serve(manifest, &shared.blobs, &branding, &visit.parts).await;
             (Class::Static, response)
         }
@@ -162,15 +162,15 @@ async fn target(
                 (Class::App, response)
             }
             // The route came before its app; control sends both at once, so this is short.
-            None => (Class::App, visit.page(Page::Unavailable, Some(route.tenant))),
+            None => (Class::App, visit.page(Page::Unavailable, Some(route.owner))),
         },
         Target::Preview(sandbox) => {
             let at =
-                preview::Where { sandbox: *sandbox, port: port.unwrap_or(0), tenant: route.tenant };
+                preview::Where { sandbox: *sandbox, port: port.unwrap_or(0), owner: route.owner };
             (Class::Preview, preview::serve(visit, at).await)
         }
         Target::Redirect(to) => (Class::Redirect, to_https(visit, to, settings)),
-        Target::Nothing => (Class::Unknown, visit.page(Page::NoSuchHost, Some(route.tenant))),
+        Target::Nothing => (Class::Unknown, visit.page(Page::NoSuchHost, Some(route.owner))),
     })
 }
 

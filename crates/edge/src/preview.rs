@@ -8,7 +8,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use http::{HeaderValue, Response, StatusCode, header};
-use miosa_types::{InstanceId, SandboxId, TenantId, guest};
+use miosa_types::{InstanceId, SandboxId, guest, link::Branded};
 use tokio::time::Instant;
 
 use crate::{
@@ -34,7 +34,7 @@ const MAX_DEATHS: u32 = 2;
 pub(crate) struct Where {
     pub(crate) sandbox: SandboxId,
     pub(crate) port: u16,
-    pub(crate) tenant: TenantId,
+    pub(crate) owner: Branded,
 }
 
 enum Tried {
@@ -46,23 +46,23 @@ enum Tried {
 /// Answers a request.
 pub(crate) async fn serve(visit: &mut Visit, at: Where) -> Response<Body> {
     if at.port == guest::PORT {
-        return visit.page(Page::NoSuchHost, Some(at.tenant));
+        return visit.page(Page::NoSuchHost, Some(at.owner));
     }
     let deadline = visit.arrived + visit.shared().config.limits.preview_hold;
     let badge = Badge::take(&mut visit.parts.uri, &mut visit.headers);
     loop {
         // Looked up each time: a sandbox that starts gets its address meanwhile.
         let Some(sandbox) = visit.shared().live.sandbox(at.sandbox) else {
-            return visit.page(Page::PreviewEnded, Some(at.tenant));
+            return visit.page(Page::PreviewEnded, Some(at.owner));
         };
         let now = visit.shared().config.env.now();
         let (right, cookie) = match badge.present(&sandbox.gate, at.port, now) {
             Pass::Go(right, cookie) => (right, cookie),
             Pass::Refused { had_token: true } => {
-                return visit.page(Page::PreviewExpired, Some(at.tenant));
+                return visit.page(Page::PreviewExpired, Some(at.owner));
             }
             Pass::Refused { had_token: false } => {
-                return visit.page(Page::PreviewPrivate, Some(at.tenant));
+                return visit.page(Page::PreviewPrivate, Some(at.owner));
             }
         };
         if let Some(cookie) = &cookie
@@ -78,7 +78,7 @@ pub(crate) async fn serve(visit: &mut Visit, at: Where) -> Response<Body> {
             }
         }
         if visit.is_navigation() || Instant::now() + EVERY > deadline {
-            return visit.page(Page::WaitingForPort { port: at.port }, Some(at.tenant));
+            return visit.page(Page::WaitingForPort { port: at.port }, Some(at.owner));
         }
         tokio::time::sleep(EVERY).await;
     }
@@ -122,15 +122,15 @@ async fn exchange(visit: &mut Visit, to: To<'_>, at: Where) -> Tried {
                 fresh = true;
                 deaths += 1;
                 if !visit.is_safe() || !visit.can_repeat_body() || deaths >= MAX_DEATHS {
-                    return Tried::Done(visit.page(Page::BadGateway, Some(at.tenant)));
+                    return Tried::Done(visit.page(Page::BadGateway, Some(at.owner)));
                 }
                 visit.shared().metrics.retries.inc();
             }
             Err(Failure::Unasked) => {
-                return Tried::Done(visit.page(Page::BadGateway, Some(at.tenant)));
+                return Tried::Done(visit.page(Page::BadGateway, Some(at.owner)));
             }
             Err(Failure::TooSlow) => {
-                return Tried::Done(visit.page(Page::GatewayTimeout, Some(at.tenant)));
+                return Tried::Done(visit.page(Page::GatewayTimeout, Some(at.owner)));
             }
             Err(Failure::Client) => {
                 let why = "The request body broke off";

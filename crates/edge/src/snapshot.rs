@@ -75,7 +75,7 @@ mod tests {
         let route = |host: &str| {
             Entry::Route(Route {
                 host: host.into(),
-                tenant: TenantId::from_uuid(Uuid::nil()),
+                owner: TenantId::from_uuid(Uuid::nil()).into(),
                 target: Target::Redirect { to: "x.y".into() },
             })
         };

@@ -14,8 +14,8 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use miosa_types::{
-    Branding, DeploymentId, Digest, SandboxId, TenantId,
-    link::{self, Entry, Key, Settings},
+    Branding, DeploymentId, Digest, SandboxId,
+    link::{self, Branded, Entry, Key, Settings},
     manifest::SiteManifest,
 };
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ use crate::{
 /// A host and what answers it.
 #[derive(Debug)]
 pub(crate) struct Route {
-    pub(crate) tenant: TenantId,
+    pub(crate) owner: Branded,
     pub(crate) target: Target,
     is_replaced: AtomicBool,
 }
@@ -42,12 +42,12 @@ impl Route {
         self.is_replaced.load(Relaxed)
     }
 
-    fn is_same(&self, tenant: TenantId, target: &Target) -> bool {
+    fn is_same(&self, owner: Branded, target: &Target) -> bool {
         let is_same_app = match (&self.target, target) {
             (Target::App(one), Target::App(other)) => one == other,
             _ => false,
         };
-        is_same_app && self.tenant == tenant
+        is_same_app && self.owner == owner
     }
 }
 
@@ -90,7 +90,7 @@ pub(crate) struct Live {
     routes: Sharded<String, Arc<Route>>,
     apps: Sharded<DeploymentId, Arc<App>>,
     sandboxes: Sharded<SandboxId, Arc<Sandbox>>,
-    brands: Sharded<TenantId, Arc<Branding>>,
+    brands: Sharded<Branded, Arc<Branding>>,
     certificates: Sharded<String, Arc<Certified>>,
     by_chain: Mutex<HashMap<Digest, Arc<Certified>>>,
 }
@@ -105,9 +105,9 @@ impl Live {
     }
 
     /// Whose domain a name without a route lies in.
-    pub(crate) fn owner_of(&self, host: &str) -> Option<TenantId> {
+    pub(crate) fn owner_of(&self, host: &str) -> Option<Branded> {
         let (_, parent) = host.split_once('.')?;
-        Some(self.routes.get(&*format!("*.{parent}"))?.tenant)
+        Some(self.routes.get(&*format!("*.{parent}"))?.owner)
     }
 
     pub(crate) fn app(&self, id: DeploymentId) -> Option<Arc<App>> {
@@ -118,8 +118,8 @@ impl Live {
         self.sandboxes.get(&id)
     }
 
-    pub(crate) fn branding(&self, tenant: TenantId) -> Arc<Branding> {
-        self.brands.get(&tenant).unwrap_or_default()
+    pub(crate) fn branding(&self, owner: Branded) -> Arc<Branding> {
+        self.brands.get(&owner).unwrap_or_default()
     }
 
     /// The certificate for a name: exact, then the wildcard one label up.
@@ -146,7 +146,7 @@ impl Live {
     pub(crate) fn insert(&self, loaded: Loaded) -> Option<Arc<App>> {
         match loaded {
             Loaded::Site(route, manifest) => {
-                self.insert_route(&route.host, route.tenant, Target::Static(manifest));
+                self.insert_route(&route.host, route.owner, Target::Static(manifest));
             }
             Loaded::Certificate(of, certified) => self.insert_certificate(of.chain, certified),
             Loaded::Plain(Entry::Settings(settings)) => {
@@ -161,12 +161,12 @@ impl Live {
                     // Comes as `Loaded::Site`.
                     link::Target::Static { .. } => return None,
                 };
-                self.insert_route(&route.host, route.tenant, target);
+                self.insert_route(&route.host, route.owner, target);
             }
             Loaded::Plain(Entry::App(of)) => return Some(self.insert_app(&of)),
             Loaded::Plain(Entry::Sandbox(of)) => self.insert_sandbox(&of),
             Loaded::Plain(Entry::Brand(brand)) => {
-                self.brands.insert(brand.tenant, Arc::new(brand.branding));
+                self.brands.insert(brand.owner, Arc::new(brand.branding));
             }
             // Comes as `Loaded::Certificate`.
             Loaded::Plain(Entry::Certificate(_)) => {}
@@ -193,21 +193,21 @@ impl Live {
                     sandbox.removed.cancel();
                 }
             }
-            Key::Brand(tenant) => {
-                self.brands.remove(tenant);
+            Key::Brand(owner) => {
+                self.brands.remove(owner);
             }
             Key::Certificate(chain) => self.remove_certificate(*chain),
         }
     }
 
-    fn insert_route(&self, host: &str, tenant: TenantId, target: Target) {
+    fn insert_route(&self, host: &str, owner: Branded, target: Target) {
         let host = host.to_ascii_lowercase();
         let old = self.routes.get(&*host);
-        if old.as_ref().is_some_and(|old| old.is_same(tenant, &target)) {
+        if old.as_ref().is_some_and(|old| old.is_same(owner, &target)) {
             return;
         }
         let is_replaced = AtomicBool::new(false);
-        self.routes.insert(host, Arc::new(Route { tenant, target, is_replaced }));
+        self.routes.insert(host, Arc::new(Route { owner, target, is_replaced }));
         if let Some(old) = old {
             self.replaced(&old);
         }

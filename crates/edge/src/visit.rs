@@ -6,7 +6,7 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts,
 };
 use http_body_util::BodyExt;
-use miosa_types::TenantId;
+use miosa_types::link::Branded;
 use tokio::time::Instant;
 
 use crate::{
@@ -101,9 +101,9 @@ impl Visit {
     }
 
     /// A branded page, or its short form for what is no document.
-    pub(crate) fn page(&self, page: Page, tenant: Option<TenantId>) -> Response<Body> {
+    pub(crate) fn page(&self, page: Page, owner: Option<Branded>) -> Response<Body> {
         self.discard();
-        let branding = tenant.map(|tenant| self.shared().live.branding(tenant)).unwrap_or_default();
+        let branding = owner.map(|owner| self.shared().live.branding(owner)).unwrap_or_default();
         pages::render(page, &branding, &self.parts)
     }
 

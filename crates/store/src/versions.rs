@@ -259,6 +259,25 @@ pub async fn set_failed(
     changed(done.rows_affected(), id)
 }
 
+/// A version whose build was ended becomes `failed`. `Stale` if it is not being built any more.
+pub async fn set_cancelled(
+    db: &mut AnyConnection,
+    id: VersionId,
+    why: &str,
+    now: Timestamp,
+) -> Result<(), Error> {
+    const CANCELLED: &str = "
+        update versions set state = 'failed', failure = $2, updated_at_ms = $3
+        where id = $1 and state = 'building'";
+    let done = sqlx::query(CANCELLED)
+        .bind(id.to_string())
+        .bind(row::said(why))
+        .bind(now.as_millisecond())
+        .execute(db)
+        .await?;
+    changed(done.rows_affected(), id)
+}
+
 /// Notes why a version is still `building`; no effect on one that is not.
 pub async fn note_interruption(
     db: &mut AnyConnection,

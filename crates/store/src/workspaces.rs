@@ -1,7 +1,7 @@
 //! Rows of `workspaces`: a tenant's downstream customers.
 
 use jiff::Timestamp;
-use miosa_types::{Slug, TenantId, WorkspaceId};
+use miosa_types::{Branding, Slug, TenantId, WorkspaceId};
 use serde_json::{Map, Value};
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
@@ -24,6 +24,8 @@ pub struct Workspace {
     pub description: Option<String>,
     /// The tenant's own name for it.
     pub external_workspace_id: Option<String>,
+    /// What of its brand is not its tenant's.
+    pub branding: Option<Branding>,
     /// Free data of the tenant.
     pub metadata: Map<String, Value>,
     /// When it was made.
@@ -34,8 +36,8 @@ pub struct Workspace {
 
 const INSERT: &str = "
     insert into workspaces (id, tenant_id, name, slug, description, external_workspace_id,
-                            metadata, created_at_ms, updated_at_ms)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $8)";
+                            metadata, created_at_ms, updated_at_ms, branding)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)";
 
 /// Adds a workspace. `Taken` if its slug is in use in this tenant.
 pub async fn insert(db: &mut AnyConnection, workspace: &Workspace) -> Result<(), Error> {
@@ -48,6 +50,7 @@ pub async fn insert(db: &mut AnyConnection, workspace: &Workspace) -> Result<(),
         .bind(workspace.external_workspace_id.as_deref())
         .bind(row::to_json(&workspace.metadata))
         .bind(workspace.created_at.as_millisecond())
+        .bind(workspace.branding.as_ref().map(row::to_json))
         .execute(db)
         .await
         .map_err(|error| row::taken(error, workspace.slug.as_str()))?;
@@ -100,14 +103,30 @@ pub async fn list(db: &mut AnyConnection, tenant: TenantId) -> Result<Vec<Worksp
     of_tenant(tenant).window(db, &Window::default()).await
 }
 
-/// Writes name, description and metadata.
+/// All of them, of all tenants, that have a brand of their own.
+pub async fn branded(db: &mut AnyConnection) -> Result<Vec<Workspace>, Error> {
+    const PAGE: &str = "
+        select * from workspaces where branding is not null and id > $1 order by id limit 1000";
+    let mut all: Vec<Workspace> = Vec::new();
+    loop {
+        let after = all.last().map(|last| last.id.to_string()).unwrap_or_default();
+        let rows = sqlx::query(PAGE).bind(after).fetch_all(&mut *db).await?;
+        all.extend(rows.iter().map(read).collect::<Result<Vec<_>, _>>()?);
+        if rows.len() < 1000 {
+            return Ok(all);
+        }
+    }
+}
+
+/// Writes name, description, brand and metadata.
 pub async fn update(
     db: &mut AnyConnection,
     workspace: &Workspace,
     now: Timestamp,
 ) -> Result<(), Error> {
     sqlx::query(
-        "update workspaces set name = $3, description = $4, metadata = $5, updated_at_ms = $6
+        "update workspaces set name = $3, description = $4, metadata = $5, updated_at_ms = $6,
+             branding = $7
          where tenant_id = $1 and id = $2",
     )
     .bind(workspace.tenant.to_string())
@@ -116,6 +135,7 @@ pub async fn update(
     .bind(workspace.description.as_deref())
     .bind(row::to_json(&workspace.metadata))
     .bind(now.as_millisecond())
+    .bind(workspace.branding.as_ref().map(row::to_json))
     .execute(db)
     .await?;
     Ok(())
@@ -163,6 +183,10 @@ fn read(row: &AnyRow) -> Result<Workspace, Error> {
         slug: Slug::parse(&slug).map_err(|error| row::corrupt(TABLE, &error))?,
         description: row.try_get("description")?,
         external_workspace_id: row.try_get("external_workspace_id")?,
+        branding: row
+            .try_get::<Option<String>, _>("branding")?
+            .map(|text| row::json(TABLE, &text))
+            .transpose()?,
         metadata: row::json(TABLE, row.try_get("metadata")?)?,
         created_at: row::time(TABLE, row.try_get("created_at_ms")?)?,
         updated_at: row::time(TABLE, row.try_get("updated_at_ms")?)?,

@@ -32,6 +32,8 @@ struct State {
     ports: Vec<u16>,
     /// Commands during which the guest goes silent, by a part of their line, and how often.
     silent: BTreeMap<String, u32>,
+    /// Commands whose line contains one of these never end.
+    endless: Vec<String>,
 }
 
 impl FakeGuest {
@@ -48,6 +50,11 @@ impl FakeGuest {
     /// The guest goes silent during the next `times` commands whose line contains `part`.
     pub fn go_silent(&self, part: &str, times: u32) {
         self.lock().silent.insert(part.to_owned(), times);
+    }
+
+    /// From now on a command whose line contains `part` never ends.
+    pub fn never_end(&self, part: &str) {
+        self.lock().endless.push(part.to_owned());
     }
 
     /// Every command that was started.
@@ -120,6 +127,10 @@ impl Guest for FakeGuest {
         let line = command.argv.join(" ");
         let mut state = self.lock();
         state.commands.push(command.argv.clone());
+        if state.endless.iter().any(|part| line.contains(part.as_str())) {
+            let started = stream::iter([Ok(Output::Started { pid: 7 })]);
+            return Ok(Box::pin(started.chain(stream::pending())));
+        }
         let script = state.scripts.iter().find(|(part, ..)| line.contains(part.as_str()));
         let (code, output) =
             script.map_or((0, String::new()), |(_, code, output)| (*code, output.clone()));

@@ -217,6 +217,7 @@ impl Platform {
             slug,
             description: None,
             external_workspace_id: None,
+            branding: None,
             metadata: serde_json::Map::new(),
             created_at: now,
             updated_at: now,

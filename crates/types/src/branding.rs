@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Brand of one tenant; every page that the platform produces on a tenant's host uses it.
+/// Brand of a tenant, or what a workspace has otherwise than its tenant. Every page that the
+/// platform produces on a tenant's host uses it.
 ///
 /// All fields are optional; a page without a brand is neutral and names nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +34,19 @@ pub struct BrandingError {
 }
 
 impl Branding {
+    /// Its own fields, and those of `base` where it has none.
+    #[must_use]
+    pub fn over(self, base: Self) -> Self {
+        Self {
+            name: self.name.or(base.name),
+            logo_url: self.logo_url.or(base.logo_url),
+            primary_color: self.primary_color.or(base.primary_color),
+            background_color: self.background_color.or(base.background_color),
+            support_url: self.support_url.or(base.support_url),
+            support_email: self.support_email.or(base.support_email),
+        }
+    }
+
     /// Checks every field.
     pub fn check(&self) -> Result<(), BrandingError> {
         let error = |field, why| Err(BrandingError { field, why });

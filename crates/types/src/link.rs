@@ -24,7 +24,7 @@ use crate::{
     branding::Branding,
     digest::Digest,
     host::Domains,
-    id::{DeploymentId, EdgeId, InstanceId, SandboxId, TenantId, VersionId},
+    id::{DeploymentId, EdgeId, InstanceId, SandboxId, TenantId, VersionId, WorkspaceId},
 };
 
 /// Longest frame in bytes.
@@ -149,7 +149,7 @@ pub enum Key {
     /// [`Entry::Sandbox`].
     Sandbox(SandboxId),
     /// [`Entry::Brand`].
-    Brand(TenantId),
+    Brand(Branded),
     /// [`Entry::Certificate`] by the digest of its chain.
     Certificate(Digest),
 }
@@ -180,7 +180,7 @@ impl Entry {
             Self::Route(route) => Key::Route(route.host.clone()),
             Self::App(app) => Key::App(app.app),
             Self::Sandbox(sandbox) => Key::Sandbox(sandbox.sandbox),
-            Self::Brand(brand) => Key::Brand(brand.tenant),
+            Self::Brand(brand) => Key::Brand(brand.owner),
             Self::Certificate(certificate) => Key::Certificate(certificate.chain),
         }
     }
@@ -197,13 +197,28 @@ pub struct Settings {
     pub plain_http: bool,
 }
 
+/// Who has a brand: a tenant, or one of its workspaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Branded {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The workspace, if it has a brand of its own.
+    pub workspace: Option<WorkspaceId>,
+}
+
+impl From<TenantId> for Branded {
+    fn from(tenant: TenantId) -> Self {
+        Self { tenant, workspace: None }
+    }
+}
+
 /// What answers a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// Lower-case name without port. For a sandbox: what stands behind `<port>-`.
     pub host: String,
     /// Whose brand its pages carry.
-    pub tenant: TenantId,
+    pub owner: Branded,
     /// What answers.
     pub target: Target,
 }
@@ -246,7 +261,7 @@ pub struct App {
     /// Its deployment.
     pub app: DeploymentId,
     /// Whose it is.
-    pub tenant: TenantId,
+    pub owner: Branded,
     /// Whether requests are sent, held or answered with a page.
     pub availability: Availability,
     /// How long a request may be held, in seconds (0 to 120, default 30).
@@ -344,12 +359,12 @@ pub struct Grant {
     pub expires_at: Timestamp,
 }
 
-/// How a tenant's pages look.
+/// How the pages of a tenant, or of one of its workspaces, look.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Brand {
-    /// The tenant.
-    pub tenant: TenantId,
-    /// Its brand.
+    /// Whose it is.
+    pub owner: Branded,
+    /// The whole brand: what a workspace leaves open is its tenant's.
     pub branding: Branding,
 }
 
@@ -404,7 +419,7 @@ mod tests {
     fn route(host: &str, version: u128) -> Entry {
         Entry::Route(Route {
             host: host.to_owned(),
-            tenant: TenantId::from_uuid(Uuid::from_u128(1)),
+            owner: TenantId::from_uuid(Uuid::from_u128(1)).into(),
             target: Target::Static {
                 version: VersionId::from_uuid(Uuid::from_u128(version)),
                 manifest: Digest::of(b"m"),

@@ -101,6 +101,26 @@ async fn branding_is_replaced_as_a_whole_and_answers_with_one_key() {
 }
 
 #[tokio::test]
+async fn a_workspace_has_a_brand_of_its_own() {
+    let platform = Platform::new().await;
+    let (key, other) = (platform.tenant("A").await.key, platform.tenant("B").await.key);
+    let made = platform.call(Method::POST, "/api/v1/workspaces", &key, json!({"name": "W"})).await;
+    let path = format!("/api/v1/workspaces/{}/branding", made.body["data"]["id"].as_str().unwrap());
+    assert_eq!(platform.get(&path, &key).await.body, json!({"branding": null}));
+    let put = async |key: &str, brand: Value| {
+        platform.call(Method::PUT, &path, key, json!({"branding": brand})).await
+    };
+    assert_eq!(put(&key, json!({"name": "Dental"})).await.body["branding"]["name"], "Dental");
+    assert_eq!(put(&key, json!({"primary_color": "red"})).await.status.as_u16(), 422);
+    assert_eq!(put(&key, json!({"colour": "red"})).await.status.as_u16(), 422);
+    assert_eq!(put(&other, json!({"name": "Stolen"})).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(platform.get(&path, &other).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(platform.get(&path, &key).await.body["branding"]["name"], "Dental");
+    let gone = platform.call(Method::DELETE, &path, &key, Value::Null).await;
+    assert_eq!(gone.body, json!({"branding": null}));
+}
+
+#[tokio::test]
 async fn a_tenants_own_domain_waits_for_the_operator() {
     let platform = Platform::new().await;
     let key = platform.tenant("A").await.key;

@@ -1,4 +1,4 @@
-//! `miosa deploy`, `logs` and `rollback`: published apps of a running platform.
+//! `miosa deploy`, `cancel`, `logs` and `rollback`: published apps of a running platform.
 
 use std::time::Duration;
 
@@ -49,6 +49,18 @@ enum Kind {
     Static,
     /// A process.
     Dynamic,
+}
+
+/// Arguments of `cancel`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Cancel {
+    /// Name, slug or id of the app.
+    app: String,
+    /// Number of the version whose build is ended (default: the newest that is being built).
+    #[arg(long, value_name = "NUMBER")]
+    version: Option<u32>,
+    #[command(flatten)]
+    tenancy: Tenancy,
 }
 
 /// Arguments of `logs`.
@@ -124,6 +136,27 @@ async fn built(client: &Client, app: &str, version: &str) -> anyhow::Result<Valu
     outcome.context("the build still runs; see `miosa status`")?
 }
 
+pub(crate) fn cancel(arguments: &Cancel) -> anyhow::Result<()> {
+    block_on(async {
+        let Cancel { app, version, tenancy } = arguments;
+        let client = tenancy.client()?;
+        let path = format!("/api/v1/deployments/{}/versions", segment(app));
+        let versions: Value = client.get(&path).await?;
+        let id = match version {
+            Some(number) => find(&versions["data"], *number)?,
+            None => building(&versions["data"])?,
+        };
+        let answer: Value = client.post(&format!("{path}/{id}/cancel"), &json!({})).await?;
+        let data = &answer["data"];
+        result(&if tenancy.target.json {
+            data.to_string()
+        } else {
+            format!("the build of version {} is cancelled", text(&data["version_number"]))
+        });
+        Ok(())
+    })
+}
+
 pub(crate) fn logs(arguments: &Logs) -> anyhow::Result<()> {
     block_on(async {
         let Logs { app, lines, tenancy } = arguments;
@@ -174,6 +207,13 @@ fn find(versions: &Value, number: u32) -> anyhow::Result<String> {
     Ok(text(&found["id"]))
 }
 
+/// The newest that is being built; they are listed newest first.
+fn building(versions: &Value) -> anyhow::Result<String> {
+    let mut all = versions.as_array().into_iter().flatten();
+    let found = all.find(|version| version["state"] == "building");
+    Ok(text(&found.context("no version of this app is being built")?["id"]))
+}
+
 fn number_of(versions: &Value, id: &Value) -> Option<String> {
     let mut all = versions.as_array().into_iter().flatten();
     all.find(|version| &version["id"] == id).map(|version| text(&version["version_number"]))
@@ -190,5 +230,11 @@ mod tests {
         let error = find(&versions, 3).unwrap_err().to_string();
         assert_eq!(error, "there is no version 3; there are 2, 1");
         assert_eq!(number_of(&versions, &json!("b")).as_deref(), Some("2"));
+        assert_eq!(
+            building(&versions).unwrap_err().to_string(),
+            "no version of this app is being built"
+        );
+        let versions = json!([{"id": "b", "state": "ready"}, {"id": "a", "state": "building"}]);
+        assert_eq!(building(&versions).unwrap(), "a");
     }
 }

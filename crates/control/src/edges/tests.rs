@@ -39,7 +39,11 @@ fn table(replicas: &str) -> Table {
             hold_s: 30,
             replicas: replicas.split_whitespace().map(replica).collect(),
         }),
-        Entry::Route(Route { host: "a.b".into(), tenant, target: Target::App { app: app() } }),
+        Entry::Route(Route {
+            host: "a.b".into(),
+            owner: tenant.into(),
+            target: Target::App { app: app() },
+        }),
     ])
 }
 

@@ -4,10 +4,11 @@
 //! the next one builds again; a version leaves `building` in one transaction with what follows
 //! from that; a build sandbox that no build of this process uses is removed; what was not the
 //! app's fault is tried again, ever later, and its owner is told meanwhile; one for which there
-//! is no room waits for it.
+//! is no room waits for it; one whose version is not `building` any more is ended at once.
 
 mod attempts;
 mod reason;
+mod record;
 
 use std::{
     collections::BTreeMap,
@@ -18,16 +19,9 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use miosa_provider::{Key, Observed, Owner, Phase};
-use miosa_publish::{Artifact, BuildContext, BuildError, BuildLog, Deadlines};
-use miosa_store::{
-    deployments,
-    versions::{self, Version},
-};
-use miosa_types::{
-    VersionId, WorkloadId,
-    deployment::{VersionKind, VersionState},
-    guest::Endpoint,
-};
+use miosa_publish::{BuildContext, BuildError, BuildLog, Deadlines};
+use miosa_store::versions::{self, Version};
+use miosa_types::{TenantId, VersionId, WorkloadId, deployment::VersionState, guest::Endpoint};
 use tokio::sync::Notify;
 
 use crate::{
@@ -39,6 +33,7 @@ use crate::{
 pub use attempts::{ATTEMPTS, REST, ROOM_WAIT};
 use attempts::{Interrupted, Outcome, Verdict, verdict};
 use reason::{ended, sentence, with_causes};
+use record::{record, record_interrupted};
 
 /// Builds at once.
 pub const MAX_AT_ONCE: usize = 2;
@@ -48,12 +43,8 @@ pub const TIME_LIMIT: Duration = Duration::from_mins(15);
 pub const START_DEADLINE: Duration = Duration::from_mins(1);
 /// How long the end of a build sandbox may take to be seen.
 const EXIT_WAIT: Duration = Duration::from_secs(2);
-/// Log lines in the reason of a failure.
-const TAIL_LINES: usize = 30;
 /// The log is saved this often while a build runs.
 const SAVE_LOG: Duration = Duration::from_secs(2);
-/// Attempts at a compare-and-set.
-const WRITES: u32 = 5;
 
 /// See the module.
 #[derive(Debug)]
@@ -62,9 +53,19 @@ pub struct Builds {
     running: Arc<Mutex<Running>>,
 }
 
+/// A build of this process.
+#[derive(Clone, Debug)]
+struct Build {
+    tenant: TenantId,
+    /// Its sandbox.
+    workload: WorkloadId,
+    /// Ends it.
+    stop: Arc<Notify>,
+}
+
 #[derive(Debug, Default)]
 struct Running {
-    workloads: BTreeMap<VersionId, WorkloadId>,
+    builds: BTreeMap<VersionId, Build>,
     interrupted: BTreeMap<VersionId, Interrupted>,
 }
 
@@ -72,9 +73,9 @@ struct Running {
 fn plan(waiting: &[VersionId], running: &Running, now: Timestamp) -> Vec<VersionId> {
     let is_due = |id: &VersionId| {
         let rests = running.interrupted.get(id).is_some_and(|one| now < one.until);
-        !rests && !running.workloads.contains_key(id)
+        !rests && !running.builds.contains_key(id)
     };
-    let free = MAX_AT_ONCE.saturating_sub(running.workloads.len());
+    let free = MAX_AT_ONCE.saturating_sub(running.builds.len());
     waiting.iter().copied().filter(is_due).take(free).collect()
 }
 
@@ -86,19 +87,30 @@ impl Builds {
 
     fn start(&self, version: Version) {
         let workload = self.control.env.id();
-        lock(&self.running).workloads.insert(version.id, workload);
+        let stop = Arc::new(Notify::new());
+        let build = Build { tenant: version.tenant, workload, stop: stop.clone() };
+        lock(&self.running).builds.insert(version.id, build);
         let (control, running) = (self.control.clone(), self.running.clone());
         tokio::spawn(async move {
             let id = version.id;
             let log = BuildLog::new();
             let earlier = lock(&running).interrupted.get(&id).cloned().unwrap_or_default();
             earlier.reasons.iter().for_each(|reason| log.note(reason));
-            let outcome = attempt(&control, &version, workload, &log).await;
-            let outcome = with_regard_to_room(&control, outcome).await;
-            let rest = conclude(&control, &version, (outcome, earlier), &log).await;
+            let outcome = tokio::select! {
+                outcome = attempt(&control, &version, workload, &log) => Some(outcome),
+                () = stop.notified() => None,
+            };
+            let rest = if let Some(outcome) = outcome {
+                let outcome = with_regard_to_room(&control, outcome).await;
+                conclude(&control, &version, (outcome, earlier), &log).await
+            } else {
+                log.note("The build was ended.");
+                save_log(&control, id, &log.text()).await;
+                None
+            };
             let pause = {
                 let mut running = lock(&running);
-                running.workloads.remove(&id);
+                running.builds.remove(&id);
                 let pause = rest.as_ref().map(|(_, pause)| *pause);
                 match rest {
                     Some((interrupted, _)) => running.interrupted.insert(id, interrupted),
@@ -118,10 +130,31 @@ impl Builds {
         });
     }
 
+    /// Ends the builds whose version is not being built any more. Returns how many.
+    async fn end_cancelled(&self, waiting: &[VersionId]) -> Result<usize, StepError> {
+        let unlisted: Vec<_> = {
+            let running = lock(&self.running);
+            let is_listed = |id: &VersionId| waiting.contains(id);
+            let builds = running.builds.iter().filter(|(id, _)| !is_listed(id));
+            builds.map(|(id, build)| (*id, build.clone())).collect()
+        };
+        let mut ended = 0;
+        for (id, build) in unlisted {
+            // A list has an end, so what is not on it is asked for.
+            let mut db = self.control.store.conn().await?;
+            let version = versions::find(&mut db, build.tenant, id).await?;
+            if version.is_none_or(|version| version.state != VersionState::Building) {
+                build.stop.notify_one();
+                ended += 1;
+            }
+        }
+        Ok(ended)
+    }
+
     /// Build sandboxes that no build of this process uses.
     fn strays(&self, replicas: &[Observed]) -> Vec<Key> {
         let running = lock(&self.running);
-        let is_used = |o: &Observed| running.workloads.values().any(|w| *w == o.key.workload);
+        let is_used = |o: &Observed| running.builds.values().any(|b| b.workload == o.key.workload);
         let is_build = |o: &Observed| matches!(o.owner, Owner::Build(_));
         replicas.iter().filter(|o| is_build(o) && !is_used(o)).map(|o| o.key).collect()
     }
@@ -310,115 +343,6 @@ async fn conclude(
     Some((earlier, pause))
 }
 
-async fn record(
-    control: &Control,
-    version: &Version,
-    outcome: Outcome,
-    log: &BuildLog,
-) -> Result<(), miosa_store::Error> {
-    match outcome {
-        Outcome::Built(built) => {
-            let mut last = Ok(());
-            for _ in 0..WRITES {
-                last = record_built(control, version, &built).await;
-                if !matches!(last, Err(miosa_store::Error::Stale { .. })) {
-                    break;
-                }
-            }
-            last?;
-            tracing::info!(version = %version.id, framework = built.framework, "built");
-        }
-        Outcome::Failed(reason) | Outcome::Interrupted(reason) | Outcome::NoRoom(reason) => {
-            let tail = log.tail(TAIL_LINES).join("\n");
-            let reason = if tail.is_empty() {
-                reason
-            } else {
-                format!("{reason} The last lines of the build:\n{tail}")
-            };
-            record_failed(control, version, &reason).await?;
-        }
-    }
-    control.wakes.deployments.notify_one();
-    control.wakes.routes.notify_one();
-    Ok(())
-}
-
-/// The version is ready and, if that was asked and no newer one is active, it becomes the one
-/// that shall serve.
-async fn record_built(
-    control: &Control,
-    version: &Version,
-    built: &miosa_publish::Built,
-) -> Result<(), miosa_store::Error> {
-    let now = control.env.now();
-    let mut tx = control.store.begin().await?;
-    let before = versions::find(&mut tx, version.tenant, version.id).await?;
-    versions::set_ready(&mut tx, version.id, &row(&built.artifact), now).await?;
-    let mut deployment = deployments::find(&mut tx, version.tenant, version.deployment).await?;
-    // What was told of an interrupted attempt is over.
-    let told = before.and_then(|before| before.failure);
-    if let Some(deployment) = &mut deployment
-        && deployment.failure.is_some()
-        && deployment.failure == told
-    {
-        deployment.failure = None;
-        deployments::observe(&mut tx, deployment.id, deployment.serving_version, None).await?;
-    }
-    if let Some(mut deployment) = deployment.filter(|_| version.is_promoted_when_ready) {
-        let active = match deployment.active_version {
-            Some(active) => versions::find(&mut tx, version.tenant, active).await?,
-            None => None,
-        };
-        // Builds may end in another order than they began.
-        if active.is_none_or(|active| active.number < version.number) {
-            deployment.active_version = Some(version.id);
-            deployment.failure = None;
-            deployments::update(&mut tx, &deployment, now).await?;
-            versions::set_promoted(&mut tx, version.id, now).await?;
-        }
-    }
-    Ok(tx.commit().await?)
-}
-
-/// Tells the owner why it is still being built.
-async fn record_interrupted(
-    control: &Control,
-    version: &Version,
-    why: &str,
-) -> Result<(), miosa_store::Error> {
-    let mut tx = control.store.begin().await?;
-    versions::note_interruption(&mut tx, version.id, why, control.env.now()).await?;
-    deployments::set_failure(&mut tx, version.deployment, why).await?;
-    Ok(tx.commit().await?)
-}
-
-async fn record_failed(
-    control: &Control,
-    version: &Version,
-    reason: &str,
-) -> Result<(), miosa_store::Error> {
-    let mut tx = control.store.begin().await?;
-    versions::set_failed(&mut tx, version.id, reason, control.env.now()).await?;
-    deployments::set_failure(&mut tx, version.deployment, reason).await?;
-    tracing::info!(version = %version.id, "its build failed");
-    Ok(tx.commit().await?)
-}
-
-fn row(artifact: &Artifact) -> versions::Built {
-    match artifact {
-        Artifact::Site { manifest, files, total_bytes } => versions::Built {
-            kind: VersionKind::Static,
-            artifact: versions::Artifact { digest: *manifest, bytes: *total_bytes, files: *files },
-            run: None,
-        },
-        Artifact::App { layer, files, run } => versions::Built {
-            kind: VersionKind::Dynamic,
-            artifact: versions::Artifact { digest: layer.digest, bytes: layer.size, files: *files },
-            run: Some(serde_json::to_value(run).expect("a run configuration is plain data")),
-        },
-    }
-}
-
 #[async_trait]
 impl Reconciler for Builds {
     fn name(&self) -> &'static str {
@@ -447,10 +371,11 @@ impl Reconciler for Builds {
         let mut report =
             Report { looked_at: waiting.len(), acted: strays.len(), ..Report::default() };
         let ids: Vec<_> = waiting.iter().map(|version| version.id).collect();
+        report.acted += self.end_cancelled(&ids).await?;
         let due = {
             let mut running = lock(&self.running);
-            let Running { workloads, interrupted } = &mut *running;
-            interrupted.retain(|id, _| ids.contains(id) || workloads.contains_key(id));
+            let Running { builds, interrupted } = &mut *running;
+            interrupted.retain(|id, _| ids.contains(id) || builds.contains_key(id));
             plan(&ids, &running, self.control.env.now())
         };
         for version in waiting.into_iter().filter(|version| due.contains(&version.id)) {

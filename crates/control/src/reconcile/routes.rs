@@ -14,7 +14,7 @@ use bytes::Bytes;
 use miosa_provider::Observed;
 use miosa_store::{
     certificates::{self as rows, Certificate},
-    deployments, domains, preview_tokens, previews, sandboxes, tenants, versions,
+    deployments, domains, preview_tokens, previews, sandboxes, tenants, versions, workspaces,
 };
 use miosa_types::{Digest, VersionId, deployment::VersionState, link};
 use tokio::sync::Notify;
@@ -49,6 +49,7 @@ struct Kept {
 #[derive(Debug)]
 struct Rows {
     tenants: Vec<tenants::Tenant>,
+    branded: Vec<workspaces::Workspace>,
     deployments: Vec<deployments::Deployment>,
     domains: Vec<domains::Domain>,
     versions: BTreeMap<VersionId, versions::Version>,
@@ -90,6 +91,7 @@ impl Routes {
         domains.retain(|domain| is_there.contains(&domain.deployment));
         Ok(Rows {
             tenants: tenants::list(&mut db).await?,
+            branded: workspaces::branded(&mut db).await?,
             deployments,
             domains,
             versions: versions.into_iter().map(|version| (version.id, version)).collect(),
@@ -205,6 +207,7 @@ impl Reconciler for Routes {
                 plain_http: self.control.config.plain_http,
             },
             tenants: &rows.tenants,
+            branded: &rows.branded,
             deployments: &rows.deployments,
             domains: &rows.domains,
             versions: &rows.versions,

@@ -73,7 +73,13 @@ fn said(
     let versions = version.map(|version| (version.id, version.clone())).into_iter().collect();
     let mut entries = Vec::new();
     app_entries(
-        &AppFacts { deployment, names: &[], seen: &[], is_building },
+        &AppFacts {
+            deployment,
+            owner: deployment.tenant.into(),
+            names: &[],
+            seen: &[],
+            is_building,
+        },
         &versions,
         &mut entries,
     );
@@ -140,4 +146,81 @@ fn a_replica_that_hung_leaves_the_table_when_it_is_replaced() {
     assert_eq!(state(&ready, true, false), Some(ReplicaState::Draining), "it may only be busy");
     assert_eq!(state(&draining, false, false), Some(ReplicaState::Draining), "a rollout");
     assert_eq!(state(&draining, true, false), None);
+}
+
+/// What a workspace leaves open is its tenant's, and only a workspace with a brand is named: its
+/// hosts are sent anew when that changes, those of all others are not.
+#[test]
+fn a_workspace_brands_its_own_hosts_over_its_tenants_brand() {
+    let deployment = deployment();
+    let brand = |name: Option<&str>, color: Option<&str>| miosa_types::Branding {
+        name: name.map(Into::into),
+        primary_color: color.map(Into::into),
+        ..miosa_types::Branding::default()
+    };
+    let tenant = Tenant {
+        id: deployment.tenant,
+        slug: Slug::parse("clinic").unwrap(),
+        name: "Clinic".into(),
+        preview_domain: None,
+        deployment_domain: "clinic.localhost".into(),
+        console_domain: None,
+        branding: Some(brand(Some("Clinic"), Some("#112233"))),
+        settings: serde_json::Map::new(),
+        generation: 1,
+        created_at: at(),
+        updated_at: at(),
+    };
+    let workspace = Workspace {
+        id: deployment.workspace,
+        tenant: tenant.id,
+        name: "Dental".into(),
+        slug: Slug::parse("dental").unwrap(),
+        description: None,
+        external_workspace_id: None,
+        branding: Some(brand(Some("Dental"), None)),
+        metadata: serde_json::Map::new(),
+        created_at: at(),
+        updated_at: at(),
+    };
+    let entries = |branded: &[Workspace]| {
+        table(&Facts {
+            settings: link::Settings {
+                domains: host::Domains {
+                    base: "base.localhost".into(),
+                    apps: "apps.localhost".into(),
+                    https_port: 443,
+                },
+                console_hosts: Vec::new(),
+                plain_http: false,
+            },
+            tenants: std::slice::from_ref(&tenant),
+            branded,
+            deployments: std::slice::from_ref(&deployment),
+            domains: &[],
+            versions: &BTreeMap::new(),
+            sandboxes: &[],
+            previews: &[],
+            preview_tokens: &[],
+            replicas: &[],
+            suspects: &BTreeSet::new(),
+            certificates: Vec::new(),
+        })
+    };
+    let owner = |table: &Table, host: &str| match table.0.get(&link::Key::Route(host.into())) {
+        Some(Entry::Route(route)) => route.owner,
+        other => panic!("{other:?}"),
+    };
+    let of_tenant = Branded::from(tenant.id);
+    let of_workspace = Branded { workspace: Some(workspace.id), ..of_tenant };
+
+    let plain = entries(&[]);
+    assert_eq!(owner(&plain, "shop.clinic.localhost"), of_tenant);
+    let branded = entries(std::slice::from_ref(&workspace));
+    assert_eq!(owner(&branded, "shop.clinic.localhost"), of_workspace);
+    assert_eq!(owner(&branded, "*.clinic.localhost"), of_tenant);
+    let Some(Entry::Brand(seen)) = branded.0.get(&link::Key::Brand(of_workspace)) else {
+        panic!("no brand");
+    };
+    assert_eq!(seen.branding, brand(Some("Dental"), Some("#112233")));
 }

@@ -249,6 +249,7 @@ pub(crate) async fn tenant(control: &Control, slug: &str) -> (TenantId, Place) {
         slug: slug.clone(),
         description: None,
         external_workspace_id: None,
+        branding: None,
         metadata: serde_json::Map::new(),
         created_at: now,
         updated_at: now,

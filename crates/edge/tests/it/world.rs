@@ -47,7 +47,7 @@ pub(crate) fn settings() -> Entry {
 }
 
 pub(crate) fn route(host: &str, target: Target) -> Entry {
-    Entry::Route(link::Route { host: host.into(), tenant: tenant(), target })
+    Entry::Route(link::Route { host: host.into(), owner: tenant().into(), target })
 }
 
 pub(crate) fn replica(number: u128, addr: SocketAddr) -> link::Replica {
@@ -56,7 +56,13 @@ pub(crate) fn replica(number: u128, addr: SocketAddr) -> link::Replica {
 }
 
 pub(crate) fn app(availability: Availability, replicas: Vec<link::Replica>) -> Entry {
-    Entry::App(link::App { app: app_id(), tenant: tenant(), availability, hold_s: 10, replicas })
+    Entry::App(link::App {
+        app: app_id(),
+        owner: tenant().into(),
+        availability,
+        hold_s: 10,
+        replicas,
+    })
 }
 
 /// An app at `app.test` with one ready replica per address.

@@ -94,9 +94,11 @@ async fn input_reaches_a_process_until_it_is_closed() {
 #[tokio::test]
 async fn signals_end_a_process_whose_reader_is_gone() {
     let guest = Running::start().up().await;
-    let command = shell("trap 'touch ended; exit 5' TERM; while :; do sleep 0.05; done");
-    let mut output = guest.client.start(&guest.endpoint, &command).await.unwrap();
+    let script = "trap 'touch ended; exit 5' TERM; echo set; while :; do sleep 0.05; done";
+    let mut output = guest.client.start(&guest.endpoint, &shell(script)).await.unwrap();
     let Some(Ok(Output::Started { pid })) = output.next().await else { panic!("no start") };
+    // Before its trap is set the signal would end the shell itself.
+    let Some(Ok(Output::Stdout(_))) = output.next().await else { panic!("no trap") };
     drop(output);
     let alive = guest.run(&format!("kill -0 {pid}")).await;
     assert_eq!(alive.end, Some((0, false)), "dropping the stream must not end the process");

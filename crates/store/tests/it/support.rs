@@ -216,6 +216,7 @@ impl Bench {
             slug: Slug::parse(slug).unwrap(),
             description: Some("what it is for".into()),
             external_workspace_id: Some(format!("w-{slug}")),
+            branding: None,
             metadata: object(&json!({"a": [1, "ü"]})),
             created_at: self.env.now(),
             updated_at: self.env.now(),

@@ -2,8 +2,10 @@
 
 use miosa_store::{
     Error, projects,
-    workspaces::{By, delete, find, insert, is_used, list, update},
+    workspaces::{By, branded, delete, find, insert, is_used, list, update},
 };
+
+use miosa_types::Branding;
 
 use crate::support::{Bench, on_both};
 
@@ -23,12 +25,18 @@ async fn a_workspace_is_found_by_what_its_tenant_calls_it(bench: Bench) {
     let same_slug = bench.new_workspace(&other.tenant, "a");
     insert(&mut db, &same_slug).await.unwrap();
 
+    assert_eq!(branded(&mut db).await.unwrap(), []);
     (one.name, one.description, one.updated_at) = ("New".into(), None, bench.tick());
+    one.branding = Some(Branding { name: Some("Own".into()), ..Branding::default() });
     update(&mut db, &one, one.updated_at).await.unwrap();
     let mut foreign = one.clone();
     (foreign.tenant, foreign.name) = (other.tenant.id, "Stolen".into());
     update(&mut db, &foreign, bench.tick()).await.unwrap();
-    assert_eq!(list(&mut db, home.tenant.id).await.unwrap(), [one]);
+    assert_eq!(branded(&mut db).await.unwrap(), [one.clone()]);
+    assert_eq!(list(&mut db, home.tenant.id).await.unwrap(), [one.clone()]);
+    one.branding = None;
+    update(&mut db, &one, one.updated_at).await.unwrap();
+    assert_eq!(branded(&mut db).await.unwrap(), []);
     assert_eq!(list(&mut db, other.tenant.id).await.unwrap(), [other.workspace, same_slug]);
 }
 

@@ -154,7 +154,7 @@ async fn a_claim_keeps_nobody_out_and_proof_does() {
     let refused = add(&platform, third, NAME).await;
     assert!(matches!(refused, Err(Error::Taken { .. })), "{refused:?}");
     let of = platform.edge.table().0.into_values().find_map(|entry| match entry {
-        Entry::Route(route) if route.host == NAME => Some(route.tenant),
+        Entry::Route(route) if route.host == NAME => Some(route.owner.tenant),
         _ => None,
     });
     assert_eq!(of, Some(owner.0.id));

@@ -183,6 +183,43 @@ async fn a_failed_build_is_told_and_the_old_version_keeps_serving() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_build_ends_at_once_and_the_old_version_keeps_serving() {
+    let platform = Platform::start().await;
+    let tenant = platform.tenant("clinic").await;
+    let sandbox = platform.sandbox(tenant, SITE).await;
+    let first = platform.publish(tenant, &sandbox, "shop", Request::default()).await.unwrap();
+    platform.until_state(tenant, first.deployment.id, "running").await;
+    platform.guest.never_end("make site");
+    let request = Request { build_command: Some("make site".into()), ..Request::default() };
+    let second = platform.publish(tenant, &sandbox, "shop", request).await.unwrap();
+    eventually("that it builds", async || {
+        let commands = platform.guest.commands();
+        commands.iter().flatten().any(|word| word.contains("make site")).then_some(())
+    })
+    .await;
+    let key = first.deployment.id.to_string();
+    let control = platform.control();
+    let cancel = |version| miosa_control::deployments::cancel(&control, tenant.id, &key, version);
+    let (_, cancelled) = cancel(second.version.id).await.unwrap();
+    assert_eq!(cancelled.state, VersionState::Failed);
+    assert_eq!(cancelled.failure.as_deref(), Some("The build was cancelled."));
+    // Its sandbox goes without waiting for anything: the clock of the platform stands.
+    eventually("that no build sandbox is left", async || {
+        (platform.provider.observed().len() == 1).then_some(())
+    })
+    .await;
+    let shown = platform.shown(tenant, first.deployment.id).await;
+    assert_eq!((shown.state, shown.deployment.active_version), ("running", Some(first.version.id)));
+    for version in [second.version.id, first.version.id] {
+        let again = cancel(version).await;
+        assert!(matches!(again, Err(Error::NotCancellable { .. })), "{again:?}");
+    }
+    let other = platform.tenant("other").await;
+    let foreign = miosa_control::deployments::cancel(&control, other.id, &key, first.version.id);
+    assert!(matches!(foreign.await, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_running_sandbox_has_a_preview_route_and_a_stopped_app_none() {
     let platform = Platform::start().await;
     let tenant = platform.tenant("clinic").await;

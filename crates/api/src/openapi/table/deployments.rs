@@ -138,6 +138,14 @@ fn versions() -> Vec<Operation> {
             WRITE,
             "Serves this version",
         )),
+        post(
+            "/deployments/{deployment}/versions/{version}/cancel",
+            "cancelBuild",
+            WRITE,
+            "Ends its build; the version fails",
+        )
+        .shows::<wire::Version>()
+        .fails(&[409]),
         get("/deployments/{deployment}/releases", "listReleases", READ, "Versions with artifacts")
             .query(LIST_VERSIONS)
             .lists::<wire::Release>(),

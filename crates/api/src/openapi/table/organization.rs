@@ -96,6 +96,18 @@ pub(super) fn workspaces() -> Vec<Operation> {
         delete("/workspaces/{workspace}", "deleteWorkspace", WRITE, "Deletes an empty workspace")
             .gives(204, nothing())
             .fails(&[409]),
+        get("/workspaces/{workspace}/branding", "getWorkspaceBranding", AnyKey, "Its own brand")
+            .gives(200, of::<tenants::BrandingAnswer>()),
+        put(
+            "/workspaces/{workspace}/branding",
+            "replaceWorkspaceBranding",
+            WRITE,
+            "Replaces its own brand; what it leaves open is the tenant's",
+        )
+        .takes::<tenants::PutBranding>()
+        .gives(200, of::<tenants::BrandingAnswer>()),
+        delete("/workspaces/{workspace}/branding", "deleteWorkspaceBranding", WRITE, "Removes it")
+            .gives(200, of::<tenants::BrandingAnswer>()),
         get("/projects", "listProjects", AnyKey, "All projects")
             .query(&[
                 ("workspace_id", "string", "Only of this workspace."),

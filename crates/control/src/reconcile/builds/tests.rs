@@ -26,8 +26,13 @@ fn an_interrupted_build_waits_and_keeps_no_other_from_its_turn() {
         short_since: None,
         until: now() + SignedDuration::from_secs(seconds),
     };
+    let build = |n| Build {
+        tenant: TenantId::from_uuid(Uuid::nil()),
+        workload: w(n),
+        stop: Arc::default(),
+    };
     let running = |workloads: &[u128], interrupted: &[(u128, i64)]| Running {
-        workloads: workloads.iter().map(|n| (v(*n), w(*n))).collect(),
+        builds: workloads.iter().map(|n| (v(*n), build(*n))).collect(),
         interrupted: interrupted.iter().map(|(n, s)| (v(*n), rests(*s))).collect(),
     };
     let waiting = [v(1), v(2), v(3)];
