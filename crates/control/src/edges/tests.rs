@@ -34,7 +34,7 @@ fn table(replicas: &str) -> Table {
     Table::from_entries(vec![
         Entry::App(App {
             app: app(),
-            tenant,
+            owner: tenant.into(),
             availability: Availability::Ready,
             hold_s: 30,
             replicas: replicas.split_whitespace().map(replica).collect(),

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use miosa_store::versions::Artifact;
-use miosa_types::{Digest, Size, Slug};
+use miosa_types::{Branding, Digest, Size, Slug};
 use uuid::Uuid;
 
 use super::*;
@@ -148,49 +148,54 @@ fn a_replica_that_hung_leaves_the_table_when_it_is_replaced() {
     assert_eq!(state(&draining, true, false), None);
 }
 
-/// What a workspace leaves open is its tenant's, and only a workspace with a brand is named: its
-/// hosts are sent anew when that changes, those of all others are not.
-#[test]
-fn a_workspace_brands_its_own_hosts_over_its_tenants_brand() {
-    let deployment = deployment();
-    let brand = |name: Option<&str>, color: Option<&str>| miosa_types::Branding {
-        name: name.map(Into::into),
-        primary_color: color.map(Into::into),
-        ..miosa_types::Branding::default()
-    };
-    let tenant = Tenant {
-        id: deployment.tenant,
+fn branding(name: &str, color: Option<&str>) -> Branding {
+    let primary_color = color.map(Into::into);
+    Branding { name: Some(name.into()), primary_color, ..Branding::default() }
+}
+
+fn tenant(of: &Deployment) -> Tenant {
+    Tenant {
+        id: of.tenant,
         slug: Slug::parse("clinic").unwrap(),
         name: "Clinic".into(),
         preview_domain: None,
         deployment_domain: "clinic.localhost".into(),
         console_domain: None,
-        branding: Some(brand(Some("Clinic"), Some("#112233"))),
+        branding: Some(branding("Clinic", Some("#112233"))),
         settings: serde_json::Map::new(),
         generation: 1,
         created_at: at(),
         updated_at: at(),
-    };
-    let workspace = Workspace {
-        id: deployment.workspace,
-        tenant: tenant.id,
+    }
+}
+
+fn workspace(of: &Deployment) -> Workspace {
+    Workspace {
+        id: of.workspace,
+        tenant: of.tenant,
         name: "Dental".into(),
         slug: Slug::parse("dental").unwrap(),
         description: None,
         external_workspace_id: None,
-        branding: Some(brand(Some("Dental"), None)),
+        branding: Some(branding("Dental", None)),
         metadata: serde_json::Map::new(),
         created_at: at(),
         updated_at: at(),
-    };
-    let entries = |branded: &[Workspace]| {
+    }
+}
+
+/// What a workspace leaves open is its tenant's, and only a workspace with a brand is named: its
+/// hosts are sent anew when that changes, those of all others are not.
+#[test]
+fn a_workspace_brands_its_own_hosts_over_its_tenants_brand() {
+    let deployment = deployment();
+    let (tenant, workspace) = (tenant(&deployment), workspace(&deployment));
+    let (base, apps) = ("base.localhost".into(), "apps.localhost".into());
+    let domains = host::Domains { base, apps, https_port: 443 };
+    let made = |branded: &[Workspace]| {
         table(&Facts {
             settings: link::Settings {
-                domains: host::Domains {
-                    base: "base.localhost".into(),
-                    apps: "apps.localhost".into(),
-                    https_port: 443,
-                },
+                domains: domains.clone(),
                 console_hosts: Vec::new(),
                 plain_http: false,
             },
@@ -214,13 +219,11 @@ fn a_workspace_brands_its_own_hosts_over_its_tenants_brand() {
     let of_tenant = Branded::from(tenant.id);
     let of_workspace = Branded { workspace: Some(workspace.id), ..of_tenant };
 
-    let plain = entries(&[]);
-    assert_eq!(owner(&plain, "shop.clinic.localhost"), of_tenant);
-    let branded = entries(std::slice::from_ref(&workspace));
-    assert_eq!(owner(&branded, "shop.clinic.localhost"), of_workspace);
-    assert_eq!(owner(&branded, "*.clinic.localhost"), of_tenant);
-    let Some(Entry::Brand(seen)) = branded.0.get(&link::Key::Brand(of_workspace)) else {
-        panic!("no brand");
-    };
-    assert_eq!(seen.branding, brand(Some("Dental"), Some("#112233")));
+    assert_eq!(owner(&made(&[]), "shop.clinic.localhost"), of_tenant);
+    let table = made(std::slice::from_ref(&workspace));
+    assert_eq!(owner(&table, "shop.clinic.localhost"), of_workspace);
+    assert_eq!(owner(&table, "*.clinic.localhost"), of_tenant);
+    let brand = table.0.get(&link::Key::Brand(of_workspace));
+    let Some(Entry::Brand(seen)) = brand else { panic!("{brand:?}") };
+    assert_eq!(seen.branding, branding("Dental", Some("#112233")));
 }

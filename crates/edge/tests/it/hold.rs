@@ -77,7 +77,7 @@ async fn waiting_has_bounds_and_people_get_a_page() {
     let mut entries = served_by(&[]);
     entries[2] = app(starting(), vec![]);
     entries.push(miosa_types::link::Entry::Brand(miosa_types::link::Brand {
-        tenant: tenant(),
+        owner: tenant().into(),
         branding: miosa_types::Branding { name: Some("ClinicIQ".into()), ..Default::default() },
     }));
     let world = Arc::new(World::with(entries, limits).await);
