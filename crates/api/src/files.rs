@@ -45,7 +45,6 @@ pub fn routes() -> Router<AppState> {
         .route("/sandboxes/{id}/fs/write-many", post(write_many))
         .route("/sandboxes/{id}/files/write-many", post(write_many))
         .route("/sandboxes/{id}/files", post(write_legacy).get(list).delete(remove_query))
-        .route("/sandboxes/{id}/fs/upload", axum::routing::put(upload).post(upload))
         .layer(DefaultBodyLimit::max(MAX_BODY));
     Router::new()
         .route("/sandboxes/{id}/fs/download", get(download))
@@ -58,6 +57,11 @@ pub fn routes() -> Router<AppState> {
         .route("/sandboxes/{id}/files/tree", get(tree))
         .route("/sandboxes/{id}/files/{*path}", get(download_legacy))
         .merge(with_files)
+}
+
+/// Routes whose bodies are passed on as they come.
+pub fn streamed() -> Router<AppState> {
+    Router::new().route("/sandboxes/{id}/fs/upload", axum::routing::put(upload).post(upload))
 }
 
 async fn enter(state: &AppState, caller: &Caller, id: SandboxId) -> Result<Endpoint, Error> {

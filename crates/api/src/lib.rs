@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod auth;
+pub mod bodies;
 pub mod branding;
 pub mod caller;
 pub mod custom_domains;
@@ -54,6 +55,8 @@ pub const MAX_BODY: usize = 8 * 1024 * 1024;
 pub fn router(state: AppState) -> Router {
     let v1 = v1()
         .layer(middleware::from_fn_with_state(state.clone(), idempotency::layer))
+        .layer(middleware::from_fn_with_state(state.clone(), bodies::layer))
+        .merge(files::streamed())
         .layer(middleware::from_fn_with_state(state.clone(), auth::layer));
     Router::new()
         .merge(health::routes())

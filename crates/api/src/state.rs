@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use miosa_control::{Control, driver::Steps};
 
 use crate::{
+    bodies::Bodies,
     idempotency::Running,
     limits::{Limits, Rates},
 };
@@ -20,6 +21,8 @@ pub struct AppState {
     pub build: Build,
     /// Requests with an `Idempotency-Key` that are under way.
     pub running: Running,
+    /// How much of their bodies is held.
+    pub bodies: Bodies,
     /// How often keys and tenants may ask.
     pub limits: Limits,
 }
@@ -36,7 +39,14 @@ pub struct Build {
 impl AppState {
     /// The state of a server over `control`.
     pub fn new(control: Arc<Control>, steps: Steps, build: Build) -> Self {
-        Self { control, steps, build, running: Running::default(), limits: Limits::default() }
+        Self {
+            control,
+            steps,
+            build,
+            running: Running::default(),
+            bodies: Bodies::default(),
+            limits: Limits::default(),
+        }
     }
 
     /// The same with other rates.

@@ -1,5 +1,8 @@
 //! Logs go to standard error: readable lines, or JSON with `MIOSA_LOG_FORMAT=json`. What is
 //! logged is set by `MIOSA_LOG` (as `info,miosa_edge=debug`).
+//!
+//! Promises: a line that cannot be written is lost, and nothing else happens: the reader of a pipe
+//! may go away, and the disk of a log may fill.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -11,6 +14,8 @@ pub(crate) fn start(default: &str) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would be told of on standard error, which panics if that cannot be written.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     if std::env::var("MIOSA_LOG_FORMAT").is_ok_and(|format| format == "json") {
         builder.json().init();
@@ -20,15 +25,13 @@ pub(crate) fn start(default: &str) {
 }
 
 /// Shows why a command failed: one line, from what was tried to what went wrong.
-#[expect(clippy::print_stderr, reason = "a command-line tool talks to its user")]
 pub(crate) fn fail(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    progress(&format!("error: {error:#}"));
 }
 
 /// Shows a line of progress.
-#[expect(clippy::print_stderr, reason = "a command-line tool talks to its user")]
 pub(crate) fn progress(line: &str) {
-    eprintln!("{line}");
+    writeln!(std::io::stderr(), "{line}").ok();
 }
 
 /// Shows a result. A reader that has seen enough (`… | head`) ends the program quietly.

@@ -165,9 +165,12 @@ fn inside(path: &Path) -> Option<PathBuf> {
     Some(clean)
 }
 
-/// Whether a link at `path` to `target` stays in the folder, by its text.
-fn stays_inside(path: &Path, target: &Path) -> bool {
-    let mut depth = path.components().count().saturating_sub(1);
+/// Whether a link at `path` to `target` stays in the folder `root`, by its text.
+fn stays_inside(path: &Path, target: &Path, root: &Path) -> bool {
+    let (mut depth, target) = match target.strip_prefix(root) {
+        Ok(below) if target.is_absolute() => (0, below),
+        _ => (path.components().count().saturating_sub(1), target),
+    };
     target.components().all(|part| match part {
         Component::Normal(_) => {
             depth += 1;
@@ -187,6 +190,7 @@ fn stays_inside(path: &Path, target: &Path) -> bool {
 #[derive(Debug)]
 struct Target {
     root: OwnedFd,
+    path: PathBuf,
     last: Option<(PathBuf, OwnedFd)>,
 }
 
@@ -196,7 +200,8 @@ const FOLDER: OFlags =
 impl Target {
     fn open(root: &Path) -> Result<Self, Errno> {
         let follow = FOLDER.difference(OFlags::NOFOLLOW);
-        Ok(Self { root: rustix::fs::openat(CWD, root, follow, Mode::empty())?, last: None })
+        let folder = rustix::fs::openat(CWD, root, follow, Mode::empty())?;
+        Ok(Self { root: folder, path: root.to_owned(), last: None })
     }
 
     /// The folder that holds `path`, made where missing, and the last part of `path`.
@@ -245,7 +250,7 @@ impl Target {
     }
 
     fn symlink(&mut self, path: &Path, target: &Path) -> Result<(), Error> {
-        if target.as_os_str().is_empty() || !stays_inside(path, target) {
+        if target.as_os_str().is_empty() || !stays_inside(path, target, &self.path) {
             return Err(Error::invalid(format!(
                 "the link to '{}' leads out of the folder",
                 target.display()
@@ -338,8 +343,12 @@ mod tests {
             ("a", "..", false),
             ("a/b/c", "../../x", true),
             ("a", "b/../../x", false),
+            ("a/b", "/workspace/x/../y", true),
+            ("a/b", "/workspace/../etc/passwd", false),
+            ("a/b", "/workspaces/x", false),
         ] {
-            assert_eq!(stays_inside(Path::new(path), Path::new(target)), ok, "{path} -> {target}");
+            let stays = stays_inside(Path::new(path), Path::new(target), Path::new("/workspace"));
+            assert_eq!(stays, ok, "{path} -> {target}");
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The name server that workloads use: a forwarder on the gateway's address to the host's
 //! resolvers, by UDP and TCP (RFC 1035 §4.2, RFC 7766).
 //!
-//! Promises: a bounded number of queries is under way, for all workloads and for each; a query
-//! that finds no room is dropped, as UDP allows, and the client asks again; every step has a
-//! deadline; an answer is given only if it carries the query's id.
+//! Promises: a bounded number of queries is under way, for all workloads and for each, and the
+//! same holds for connections, which are counted apart: many workloads that take all they may keep
+//! no other from its first few. What finds no room is dropped, as UDP allows, and the client asks
+//! again; every step has a deadline; an answer is given only if it carries the query's id.
 
 use std::{
     collections::HashMap,
@@ -21,10 +22,10 @@ use tokio::{
     time::timeout,
 };
 
-/// Queries under way for all workloads.
-const IN_FLIGHT: usize = 512;
-/// Queries under way for one workload.
-const IN_FLIGHT_EACH: usize = 64;
+/// Queries under way.
+const QUERIES: Bounds = Bounds { all: 1024, each: 32, first: 4 };
+/// TCP connections, idle ones included.
+const CONNECTIONS: Bounds = Bounds { all: 512, each: 8, first: 2 };
 /// How long one resolver has to answer.
 const ANSWER: Duration = Duration::from_secs(3);
 /// How long an idle TCP connection stays.
@@ -50,24 +51,48 @@ pub(crate) struct Forwarder {
     _tasks: JoinSet<()>,
 }
 
+/// How many at a time.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Of all workloads together, beyond the first of each.
+    all: usize,
+    /// Of one workload.
+    each: usize,
+    /// The first of each workload, which nobody else can take.
+    first: usize,
+}
+
 #[derive(Debug)]
 struct Limits {
-    all: Arc<Semaphore>,
+    bounds: Bounds,
+    shared: Arc<Semaphore>,
     each: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
 }
 
-type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+/// Of the workload, and of what is shared if it is not one of its first.
+type Permits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 impl Limits {
-    /// Room for one query of `client`, or `None`.
+    fn new(bounds: Bounds) -> Arc<Self> {
+        let shared = Arc::new(Semaphore::new(bounds.all));
+        Arc::new(Self { bounds, shared, each: Mutex::default() })
+    }
+
+    /// Room for one more of `client`, or `None`.
     fn try_acquire(&self, client: IpAddr) -> Option<Permits> {
+        let Bounds { all, each: most, first } = self.bounds;
         let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
-        if each.len() > 4 * IN_FLIGHT {
+        if each.len() > 4 * all {
             each.retain(|_, limit| Arc::strong_count(limit) > 1);
         }
-        let limit = each.entry(client).or_insert_with(|| Arc::new(Semaphore::new(IN_FLIGHT_EACH)));
+        let limit = each.entry(client).or_insert_with(|| Arc::new(Semaphore::new(most)));
+        let is_first = most - limit.available_permits() < first;
         let own = Arc::clone(limit).try_acquire_owned().ok()?;
-        Some((Arc::clone(&self.all).try_acquire_owned().ok()?, own))
+        match Arc::clone(&self.shared).try_acquire_owned() {
+            Ok(shared) => Some((own, Some(shared))),
+            Err(_) if is_first => Some((own, None)),
+            Err(_) => None,
+        }
     }
 }
 
@@ -80,11 +105,10 @@ impl Forwarder {
     async fn start_at(addr: SocketAddr, resolvers: fn() -> Vec<SocketAddr>) -> io::Result<Self> {
         let udp = Arc::new(UdpSocket::bind(addr).await?);
         let tcp = TcpListener::bind(udp.local_addr()?).await?;
-        let limits =
-            Arc::new(Limits { all: Arc::new(Semaphore::new(IN_FLIGHT)), each: Mutex::default() });
+        let queries = Limits::new(QUERIES);
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve_udp(udp, Arc::clone(&limits), resolvers));
-        tasks.spawn(serve_tcp(tcp, limits, resolvers));
+        tasks.spawn(serve_udp(udp, Arc::clone(&queries), resolvers));
+        tasks.spawn(serve_tcp(tcp, queries, resolvers));
         Ok(Self { _tasks: tasks })
     }
 }
@@ -132,7 +156,12 @@ async fn ask_udp(query: &[u8], resolver: SocketAddr) -> io::Result<Vec<u8>> {
     }
 }
 
-async fn serve_tcp(listener: TcpListener, limits: Arc<Limits>, resolvers: fn() -> Vec<SocketAddr>) {
+async fn serve_tcp(
+    listener: TcpListener,
+    queries: Arc<Limits>,
+    resolvers: fn() -> Vec<SocketAddr>,
+) {
+    let limits = Limits::new(CONNECTIONS);
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -142,18 +171,25 @@ async fn serve_tcp(listener: TcpListener, limits: Arc<Limits>, resolvers: fn() -
             continue;
         };
         let Some(permits) = limits.try_acquire(client.ip()) else { continue };
+        let queries = Arc::clone(&queries);
         connections.spawn(async move {
             // However it ends, the client sees its connection closed.
-            relay_tcp(stream, resolvers).await.ok();
+            relay_tcp(stream, (client.ip(), &queries), resolvers).await.ok();
             drop(permits);
         });
     }
 }
 
-async fn relay_tcp(mut client: TcpStream, resolvers: fn() -> Vec<SocketAddr>) -> io::Result<()> {
+async fn relay_tcp(
+    mut client: TcpStream,
+    (ip, queries): (IpAddr, &Limits),
+    resolvers: fn() -> Vec<SocketAddr>,
+) -> io::Result<()> {
     loop {
         let query = timeout(IDLE, read_message(&mut client)).await??;
+        let permits = queries.try_acquire(ip).ok_or(io::ErrorKind::WouldBlock)?;
         let answer = ask_any(&query, &resolvers()).await;
+        drop(permits);
         let answer = answer.ok_or(io::ErrorKind::TimedOut)?;
         timeout(IDLE, write_message(&mut client, &answer)).await??;
     }
@@ -214,12 +250,26 @@ mod tests {
 
     #[test]
     fn one_client_cannot_take_all_the_room() {
-        let limits = Limits { all: Arc::new(Semaphore::new(IN_FLIGHT)), each: Mutex::default() };
-        let (greedy, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let limits = Limits::new(QUERIES);
+        let greedy = IpAddr::from([10, 0, 0, 1]);
         let held: Vec<_> = std::iter::from_fn(|| limits.try_acquire(greedy)).collect();
-        assert_eq!(held.len(), IN_FLIGHT_EACH);
-        assert!(limits.try_acquire(other).is_some());
+        assert_eq!(held.len(), QUERIES.each);
         drop(held);
         assert!(limits.try_acquire(greedy).is_some());
+    }
+
+    #[test]
+    fn a_crowd_that_takes_all_the_room_leaves_each_other_its_first() {
+        for bounds in [QUERIES, CONNECTIONS] {
+            let limits = Limits::new(bounds);
+            let crowd = (0..200).map(|n| IpAddr::from([10, 0, 1, n]));
+            let held: Vec<_> = crowd
+                .flat_map(|one| std::iter::from_fn(|| limits.try_acquire(one)).collect::<Vec<_>>())
+                .collect();
+            assert!(held.len() >= bounds.all && held.len() <= bounds.all + 200 * bounds.first);
+            let other = IpAddr::from([10, 0, 0, 2]);
+            let own: Vec<_> = std::iter::from_fn(|| limits.try_acquire(other)).collect();
+            assert_eq!(own.len(), bounds.first, "{bounds:?}");
+        }
     }
 }

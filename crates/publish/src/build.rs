@@ -173,6 +173,10 @@ async fn unpack(cx: &BuildContext<'_>) -> Result<(), BuildError> {
         Err(GuestError::NoSpace) => {
             Err(cx.failed("the source does not fit on the build sandbox's disk"))
         }
+        // It would be refused again.
+        Err(GuestError::Invalid { reason }) => {
+            Err(cx.failed(format!("the source could not be unpacked: {reason}")))
+        }
         Err(error) => Err(unavailable(DOING, error)),
     }
 }
