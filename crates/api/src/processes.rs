@@ -32,11 +32,14 @@ use crate::{
 };
 
 /// Started as the process; `$1` is the command, `$2` its name. `$$` is the pid that the guest
-/// reports, and the group that a signal goes to.
+/// reports, and the group that a signal goes to. It prints a word once the process can be found. A
+/// signal ends the command, and is then seen in its exit code.
 const KEEP: &str = r#"
 d="$HOME/.processes"; mkdir -p "$d" || exit 125
+trap : TERM INT HUP
 rm -f "$d/$$.exit"
-printf %s "$2" >"$d/$$.name"; printf %s "$1" >"$d/$$.command"
+: >"$d/$$.log"; printf %s "$2" >"$d/$$.name"; printf %s "$1" >"$d/$$.command" || exit 125
+echo known
 exec </dev/null >"$d/$$.log" 2>&1
 /bin/bash -l -c "$1"
 code=$?
@@ -51,7 +54,7 @@ for f in ${1:-*}.command; do
   p="${f%.command}"; [ -f "$f" ] || continue
   if [ -f "$p.exit" ]; then s=exited
   elif kill -0 "$p" 2>/dev/null; then s=running
-  else s=exited; fi
+  else s=exited; [ -f "$p.exit" ] || printf 137 >"$p.exit"; fi
   printf '%s\0%s\0%s\0%s\0%s\0' "$p" "$s" "$(cat "$p.exit" 2>/dev/null)" \
     "$(cat "$p.name" 2>/dev/null)" "$(cat "$f")"
 done
@@ -133,12 +136,14 @@ pub(crate) async fn start_in(
     };
     let started = async {
         let mut output = control.guest.start(endpoint, &command).await.map_err(command_error)?;
+        let mut pid = None;
         while let Some(event) = output.next().await {
-            match event.map_err(command_error)? {
-                // Its output goes to its log, so nobody need read on.
-                Output::Started { pid } => return Ok(pid),
-                Output::Ended { .. } => break,
-                Output::Stdout(_) | Output::Stderr(_) => {}
+            match (event.map_err(command_error)?, pid) {
+                (Output::Started { pid: started }, _) => pid = Some(started),
+                // It can be found now. Its output goes to its log, so nobody need read on.
+                (Output::Stdout(_), Some(pid)) => return Ok(pid),
+                (Output::Ended { .. }, _) => break,
+                (Output::Stdout(_) | Output::Stderr(_), _) => {}
             }
         }
         Err(Error::Busy {

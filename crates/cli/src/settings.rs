@@ -112,8 +112,11 @@ fn faults(file: &mut File) -> Vec<(&'static str, String)> {
             Err(error) => faults.push((key, format!("`{key}`: {error}"))),
         }
     }
-    if file.base_domain == file.apps_domain {
-        let why = "`base_domain` and `apps_domain` must differ: apps must not share a site with the console";
+    if is_within(&file.base_domain, &file.apps_domain)
+        || is_within(&file.apps_domain, &file.base_domain)
+    {
+        let why = "`base_domain` and `apps_domain` must be two domains, neither below the other: \
+                   apps must not share a site with the API";
         faults.push(("apps_domain", why.to_owned()));
     }
     let is_known = |url: &Secret| {
@@ -145,6 +148,11 @@ fn faults(file: &mut File) -> Vec<(&'static str, String)> {
         }
     }
     faults
+}
+
+/// Whether `domain` is `parent` or lies below it.
+fn is_within(domain: &str, parent: &str) -> bool {
+    domain.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// Settings by their full names; a list is one setting.

@@ -9,5 +9,6 @@ mod openapi;
 mod paging;
 mod protocol;
 mod requests;
+mod strangers;
 mod support;
 mod tenants;

@@ -86,8 +86,10 @@ fn no_password_is_shown() {
 
 #[test]
 fn values_that_cannot_be_used_are_named() {
-    let line = ["--base-domain", "apps.localhost"];
-    assert!(Settings::load(&up(line)).unwrap_err().to_string().contains("must differ"));
+    for base in ["apps.localhost", "api.apps.localhost"] {
+        let error = Settings::load(&up(["--base-domain", base])).unwrap_err().to_string();
+        assert!(error.contains("neither below the other"), "{base}: {error}");
+    }
     let line = ["--database", "mysql://u:hidden@h/d"];
     let error = Settings::load(&up(line)).unwrap_err().to_string();
     assert!(error.contains("postgres://") && !error.contains("hidden"), "{error}");
@@ -96,7 +98,8 @@ fn values_that_cannot_be_used_are_named() {
         (format!("{entry}3\n{entry}4"), 1, "is there twice"),
         (format!("\n{entry}1001"), 2, "at most 1000"),
         ("\n\nbase_domain = 'a b'".to_owned(), 3, "`base_domain`"),
-        ("apps_domain = 'miosa.localhost'".to_owned(), 1, "must differ"),
+        ("apps_domain = 'miosa.localhost'".to_owned(), 1, "neither below the other"),
+        ("apps_domain = 'apps.miosa.localhost'".to_owned(), 1, "neither below the other"),
     ] {
         let problems = check(&Options::default(), &text).problems;
         assert_eq!(problems.len(), 1, "{text}: {problems:?}");

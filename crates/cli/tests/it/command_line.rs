@@ -54,7 +54,7 @@ fn what_cannot_be_read_is_explained() {
     let outcome = run(&["edge", "--config", config.to_str().unwrap()]);
     assert_explained(&outcome, &["config.toml", "line 1", "`pol`", "did you mean `pool`?"]);
     let outcome = run(&["up", "--base-domain", "apps.localhost"]);
-    assert_explained(&outcome, &["must differ"]);
+    assert_explained(&outcome, &["neither below the other"]);
 }
 
 #[test]

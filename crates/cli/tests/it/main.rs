@@ -76,6 +76,29 @@ fn a_killed_child_is_back_within_a_second_and_calls_wait_for_it() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    if skipped() {
+        return;
+    }
+    let mut platform = Platform::up_without_log();
+    // Each end and each start is something to tell of.
+    for role in ["control", "edge"] {
+        let old = platform.child(role);
+        platform::kill(old, "KILL");
+        wait_for(Duration::from_secs(5), "another child", || {
+            platform.try_child(role).filter(|pid| *pid != old)
+        });
+        let (status, body) = get(&platform.ready.http, "/health");
+        assert_eq!(status, 200, "after the end of {role}: {body}");
+    }
+    let (control, edge) = (platform.child("control"), platform.child("edge"));
+    assert!(platform.stop().success());
+    wait_for(Duration::from_secs(5), "the end of both", || {
+        (!platform::is_alive(control) && !platform::is_alive(edge)).then_some(())
+    });
+}
+
+#[test]
 fn a_new_edge_takes_over_without_a_failed_request() {
     if skipped() {
         return;

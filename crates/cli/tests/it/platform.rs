@@ -36,6 +36,7 @@ pub(crate) fn skipped() -> bool {
     if is_root && has_runtime {
         return false;
     }
+    assert!(std::env::var_os("MIOSA_TEST_MACHINE").is_none(), "a platform needs root and crun");
     eprintln!("SKIPPED: a platform needs root and crun");
     true
 }
@@ -43,8 +44,18 @@ pub(crate) fn skipped() -> bool {
 impl Platform {
     pub(crate) fn up() -> Self {
         let home = tempfile::Builder::new().prefix("up-").tempdir_in("/var/tmp").unwrap();
-        let data = home.path().join("data");
         let log = fs::File::create(home.path().join("log")).unwrap();
+        Self::up_in(home, log)
+    }
+
+    /// With a log that can be opened, and never written.
+    pub(crate) fn up_without_log() -> Self {
+        let home = tempfile::Builder::new().prefix("up-").tempdir_in("/var/tmp").unwrap();
+        Self::up_in(home, fs::File::options().write(true).open("/dev/full").unwrap())
+    }
+
+    fn up_in(home: tempfile::TempDir, log: fs::File) -> Self {
+        let data = home.path().join("data");
         let cache = std::env::var("MIOSA_CACHE_DIR").unwrap_or_else(|_| "/var/cache/miosa".into());
         let process = Command::new(env!("CARGO_BIN_EXE_miosa"))
             .args(["up", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"])
