@@ -4,6 +4,8 @@
 //! start time agree with the record and the machine has not been restarted. Records survive the
 //! death of this process; after the machine's they are only used to start things again.
 
+mod reserve;
+
 use std::{
     io,
     net::Ipv4Addr,
@@ -120,6 +122,7 @@ impl State {
         }
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         fs_err::set_permissions(&folder, private)?;
+        reserve::keep(&folder);
         Ok(Self { folder })
     }
 
@@ -145,12 +148,32 @@ impl State {
 
     /// Keeps a workload.
     pub(crate) fn save_workload(&self, record: &WorkloadRecord) -> io::Result<()> {
-        files::write_json(&self.workload(record.spec.key.workload), record)
+        self.save(&self.workload(record.spec.key.workload), record)
     }
 
     /// Keeps an instance.
     pub(crate) fn save_instance(&self, record: &InstanceRecord) -> io::Result<()> {
-        files::write_json(&self.instance(record.instance), record)
+        self.save(&self.instance(record.instance), record)
+    }
+
+    /// Gives some of the room that is kept for a full disk. Whoever could not start tries again.
+    pub(crate) fn give_room(&self) {
+        if reserve::give(&self.folder) {
+            tracing::info!("the disk is full; a start gets some of the room that was kept for it");
+        }
+    }
+
+    fn save(&self, path: &Path, record: &impl Serialize) -> io::Result<()> {
+        let is_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+        match files::write_json(path, record) {
+            Err(error) if is_full(&error) && reserve::give(&self.folder) => {
+                files::write_json(path, record)
+            }
+            done => {
+                reserve::keep(&self.folder);
+                done
+            }
+        }
     }
 
     /// Forgets a workload.
@@ -236,6 +259,59 @@ mod tests {
             let folder = folder.path().join("oci").join(name);
             assert!(!folder.join("a.new").exists() && folder.join("b.json").exists());
         }
+    }
+
+    /// A disk of 200 MiB that is unmounted at the end.
+    struct Disk(tempfile::TempDir);
+
+    impl Disk {
+        fn mount() -> Self {
+            let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+            let flags = rustix::mount::MountFlags::empty();
+            rustix::mount::mount("tmpfs", folder.path(), "tmpfs", flags, c"size=200m").unwrap();
+            Self(folder)
+        }
+    }
+
+    impl Drop for Disk {
+        fn drop(&mut self) {
+            let flags = rustix::mount::UnmountFlags::DETACH;
+            rustix::mount::unmount(self.0.path(), flags).ok();
+        }
+    }
+
+    #[test]
+    fn records_are_kept_while_the_disk_is_full() {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("MIOSA_TEST_MACHINE").is_none(), "it needs root");
+            return eprintln!("SKIPPED: it needs root");
+        }
+        let disk = Disk::mount();
+        let state = State::open(disk.0.path().join("oci")).unwrap();
+        let hog = disk.0.path().join("hog");
+        let fill = || {
+            let mut file = std::fs::File::options().append(true).create(true).open(&hog).unwrap();
+            let block = vec![7; 64 << 10];
+            let full = std::iter::repeat_with(|| io::Write::write_all(&mut file, &block))
+                .find_map(Result::err)
+                .unwrap();
+            assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        };
+        let record = |n: u32| serde_json::json!({ "n": n, "text": "x".repeat(8 << 10) });
+        let path = |n: u32| disk.0.path().join(format!("oci/instances/{n}.json"));
+        // Each time others take at once what the save before left of its piece.
+        for n in 0..20 {
+            fill();
+            assert!(files::write_json(&path(n), &record(n)).is_err(), "{n}: it is not full");
+            state.save(&path(n), &record(n)).unwrap();
+            assert_eq!(files::read_json(&path(n)).unwrap(), Some(record(n)));
+        }
+        // And there is room for as much again once the disk has some.
+        let kept = || disk.0.path().join("oci/.reserve").metadata().unwrap().len();
+        let before = kept();
+        std::fs::remove_file(&hog).unwrap();
+        state.save(&path(0), &record(0)).unwrap();
+        assert!(kept() > before, "{before}");
     }
 
     #[test]

@@ -336,6 +336,9 @@ create table platform_settings (
     value text not null,
     updated_at_ms bigint not null
 );
+----- 0004_workspace_branding.sql
+-- What of a workspace's brand is not its tenant's; null if it has none of its own.
+alter table workspaces add column branding text;
 ----- rows
 insert into installations values ('01890000-0000-7000-8000-000000000001', 1);
 insert into tenants (id, name, slug, deployment_domain, branding, created_at_ms, updated_at_ms)

@@ -20,7 +20,7 @@ const MARK: &str = "mark-of-tenant-a";
 const NAME: &str = "shared";
 
 /// An id that nobody has.
-pub(crate) const NOBODY: &str = "018f0000-0000-7000-8000-000000000000";
+const NOBODY: &str = "018f0000-0000-7000-8000-000000000000";
 
 /// Calls that change nothing, though they are no GETs.
 const READS: [&str; 2] = ["statFile", "statFileOld"];

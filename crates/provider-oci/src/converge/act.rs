@@ -108,6 +108,9 @@ impl Actor {
                 }
                 Err(failure) => Err(failure),
             };
+            if let Err(Failure::NoRoom(_)) = &result {
+                let _ = tokio::task::spawn_blocking(move || host.state.give_room()).await;
+            }
             happened.send((instance, Happened::Started(result))).await.ok();
         });
     }
