@@ -16,7 +16,7 @@ use miosa_control::{
     sandboxes::{self, Change, Error as ControlError, External, Filter, New, Place, Sandbox},
 };
 use miosa_store::{idempotency, sandboxes::of_tenant};
-use miosa_types::{SandboxId, Size, Slug, guest, size::Tier};
+use miosa_types::{ProjectId, SandboxId, Size, Slug, WorkspaceId, guest, size::Tier};
 use miosa_wire::{Data, envelope::Listed, sandboxes as wire};
 use serde::Deserialize;
 
@@ -246,6 +246,8 @@ fn check_timeout(timeout_s: u32) -> Result<(), Error> {
 struct ListQuery {
     state: Option<String>,
     tags: Option<String>,
+    workspace_id: Option<WorkspaceId>,
+    project_id: Option<ProjectId>,
     external_workspace_id: Option<String>,
     external_project_id: Option<String>,
     external_user_id: Option<String>,
@@ -276,6 +278,8 @@ fn filter(query: &ListQuery) -> Result<Filter, Error> {
     Ok(Filter {
         state,
         tag: tag.filter(|tag| !tag.is_empty()).map(str::to_owned),
+        workspace: query.workspace_id,
+        project: query.project_id,
         external: External {
             workspace: query.external_workspace_id.clone(),
             project: query.external_project_id.clone(),

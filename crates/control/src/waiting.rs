@@ -38,7 +38,12 @@ impl Expected {
     /// What is wrong with the ports of an app that does not answer. `ports` is `None` if nobody can tell them.
     pub fn missed(&self, ports: Option<&[ListeningPort]>) -> String {
         let port = self.port;
-        let Some(ports) = ports else { return format!("nothing answers on port {port} yet") };
+        let Some(ports) = ports else {
+            return match &self.health_path {
+                Some(path) => format!("GET {path} on port {port} does not answer with success yet"),
+                None => format!("nothing answers on port {port} yet"),
+            };
+        };
         if ports.iter().any(|one| one.port == port) {
             return match &self.health_path {
                 Some(path) => {

@@ -128,6 +128,10 @@ pub struct Filter {
     pub state: Option<State>,
     /// Only those that carry this tag.
     pub tag: Option<String>,
+    /// Only those of this workspace.
+    pub workspace: Option<WorkspaceId>,
+    /// Only those of this project.
+    pub project: Option<ProjectId>,
     /// Only those with these external ids, where given.
     pub external: External,
 }
@@ -260,7 +264,9 @@ pub fn of_tenant(tenant: TenantId, filter: &Filter) -> List<Sandbox> {
         and ($3 is null or tags like $3 escape '\\')
         and ($4 is null or external_workspace_id = $4)
         and ($5 is null or external_project_id = $5)
-        and ($6 is null or external_user_id = $6)";
+        and ($6 is null or external_user_id = $6)
+        and ($7 is null or workspace_id = $7)
+        and ($8 is null or project_id = $8)";
     List::of(tenant, ROWS, read, |sandbox| sandbox.id.to_string())
         .newest_first()
         .bind(filter.state.map(|state| state.as_str().to_owned()))
@@ -268,6 +274,8 @@ pub fn of_tenant(tenant: TenantId, filter: &Filter) -> List<Sandbox> {
         .bind(filter.external.workspace.clone())
         .bind(filter.external.project.clone())
         .bind(filter.external.user.clone())
+        .bind(filter.workspace.map(|id| id.to_string()))
+        .bind(filter.project.map(|id| id.to_string()))
 }
 
 /// A pattern for `like` that finds `tag` in a JSON array of texts.

@@ -95,6 +95,10 @@ async fn lists_hold_only_what_the_filter_names_and_only_one_tenants(bench: Bench
         (tag("plain"), vec![2, 1]),
         (tag("plai"), vec![]),
         (Filter { external: user, ..base.clone() }, vec![1]),
+        (Filter { workspace: Some(one.workspace), ..base.clone() }, vec![2, 1, 0]),
+        (Filter { project: Some(one.project), ..base.clone() }, vec![2, 1, 0]),
+        (Filter { workspace: Some(other.workspace), ..base.clone() }, vec![]),
+        (Filter { project: Some(other.project), ..base.clone() }, vec![]),
     ] {
         let list = of_tenant(one.tenant, &filter);
         let found = list.window(&mut db, &Window::default()).await.unwrap();

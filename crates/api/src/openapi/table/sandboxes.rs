@@ -23,6 +23,8 @@ const LIST: &[Parameter] = &[
     ("external_workspace_id", "string", "Only with this id of yours."),
     ("external_project_id", "string", "Only with this id of yours."),
     ("external_user_id", "string", "Only with this id of yours."),
+    ("project_id", "string", "Only of this project."),
+    ("workspace_id", "string", "Only of this workspace."),
 ];
 
 const LINES: &[Parameter] = &[

@@ -39,7 +39,8 @@ pub(super) async fn record(
             let reason = if tail.is_empty() {
                 reason
             } else {
-                format!("{reason} The last lines of the build:\n{tail}")
+                let stop = if reason.ends_with(['.', '!', '?']) { "" } else { "." };
+                format!("{reason}{stop} The last lines of the build:\n{tail}")
             };
             record_failed(control, version, &reason).await?;
         }
