@@ -97,7 +97,7 @@ build_miosa() {
   export MIOSA=$CARGO_TARGET_DIR/$folder/miosa
 }
 
-# The default template, which the provider's tests start workloads from; half a minute, once.
+# The default template, which the provider's tests start workloads from; a minute or two, once.
 build_template() {
   build_miosa
   "$MIOSA" template build --cache-dir "$MIOSA_CACHE_DIR" >&2 || die "the template could not be built"

@@ -97,6 +97,28 @@ def test_every_page_wears_its_own_brand_and_only_that(houses, web):
                 assert house.brand[wanted] in page, (url, wanted)
 
 
+def test_a_workspace_wears_a_brand_of_its_own_over_its_tenants(houses, web, tenant):
+    house = houses[0]
+    request = tenant.client._transport.request
+    workspace = request("POST", "/workspaces", json_body={"name": "Smile Dental"})["data"]["id"]
+    body = {"name": "dental desk", "workspace_id": workspace}
+    made = request("POST", "/deployments", json_body=body)["data"]
+    request("POST", f"/deployments/{made['id']}/stop")
+
+    def page():
+        return web.get(made["public_url"], headers={"accept": "text/html"})[2].decode()
+
+    wait_for(lambda: house.brand["name"] in page(), 20, "the tenant's brand")
+    path = f"/workspaces/{workspace}/branding"
+    request("PUT", path, json_body={"branding": {"name": "Smile Dental"}})
+    wait_for(lambda: "Smile Dental" in page(), 20, "its own brand")
+    assert house.brand["name"] not in page() and house.brand["logo_url"] in page()
+    others = web.get(house.stopped, headers={"accept": "text/html"})[2].decode()
+    assert house.brand["name"] in others and "Smile Dental" not in others
+    request("DELETE", path)
+    wait_for(lambda: house.brand["name"] in page(), 20, "the tenant's brand again")
+
+
 def test_apps_and_their_certificates_name_nobody_else(houses, web, tenant, other_tenant):
     for house, owner, other in zip(houses, (tenant, other_tenant), (other_tenant, tenant), strict=True):
         status, headers, body = web.get(house.url)

@@ -190,10 +190,10 @@ fn check_length(body: &wire::Exec) -> Result<(), Error> {
 pub(crate) fn command(body: &wire::Exec, default: Duration) -> Result<Command, Error> {
     let invalid = |field, message: String| Error::Invalid { field, message };
     if body.command.trim().is_empty() {
-        return Err(invalid("command", "it must not be empty".to_owned()));
+        return Err(invalid("command", "`command` must not be empty".to_owned()));
     }
     if body.command.contains('\0') {
-        return Err(invalid("command", "it must not hold a NUL character".to_owned()));
+        return Err(invalid("command", "`command` must not hold a NUL character".to_owned()));
     }
     check_length(body)?;
     let seconds = body.timeout.or(body.timeout_sec).or(body.timeout_seconds);

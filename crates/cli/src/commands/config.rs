@@ -72,7 +72,8 @@ fn check(arguments: &Check) -> anyhow::Result<()> {
         result(page(name.as_deref(), &checked).trim_end());
     }
     let count = checked.problems.len();
-    anyhow::ensure!(count == 0, "the configuration cannot be used ({count} problems)");
+    let many = if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
+    anyhow::ensure!(count == 0, "the configuration cannot be used ({many})");
     Ok(())
 }
 
