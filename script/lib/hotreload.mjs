@@ -52,7 +52,10 @@ try {
       // Chromium drops what it loads, parts of a page as well, when a network device of this
       // machine appears, and a new sandbox is one.
       process.stderr.write(`the page is loaded again: ${String(error).split('\n')[0]}; ${failed.join('; ')}\n`)
-      if (tries === 5 || !`${error} ${failed}`.includes('ERR_NETWORK_CHANGED')) throw error
+      // Its own error page may come in the way of the next attempt.
+      const is_that = /ERR_NETWORK_CHANGED|chrome-error:/.test(`${error} ${failed}`)
+      if (tries === 5 || !is_that) throw error
+      await page.goto('about:blank').catch(() => {})
     }
   }
   const deadline = Date.now() + 20_000

@@ -55,6 +55,12 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let inner = error.into_inner();
+        // A number where a word is expected is called bad syntax.
+        let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
+        if !inner.is_data() && is_json() {
+            let why = "is of a wrong type".to_owned();
+            return Error::InvalidFields { errors: vec![(field_of(&path, ""), why)] };
+        }
         if !inner.is_data() {
             return Error::BadRequest {
                 code: "INVALID_JSON",
@@ -161,6 +167,14 @@ mod tests {
         name: String,
         #[expect(dead_code, reason = "only parsed")]
         inner: Option<Inner>,
+        #[expect(dead_code, reason = "only parsed")]
+        word: Option<Word>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Word {
+        One,
     }
 
     #[derive(Debug, Deserialize)]
@@ -174,6 +188,7 @@ mod tests {
         for (body, says) in [
             (r#"{"name":"a","inner":{"port":99999}}"#, "from 0 to 65535"),
             (r#"{"name":"a","inner":7}"#, "expected an object"),
+            (r#"{"name":"a","word":5}"#, "is of a wrong type"),
         ] {
             match parse::<Body>(body.as_bytes()).unwrap_err() {
                 Error::InvalidFields { errors } => {

@@ -7,7 +7,8 @@
 //!
 //! A crash in the middle makes nothing twice: handlers that make sandboxes, deployments or
 //! versions, or go back to one, write the key in the transaction of what they make ([`Keyed`]),
-//! and a repeat goes on with that.
+//! and a repeat goes on with that. Those that run something in a sandbox ([`runs`]) cannot find out
+//! whether it ran: their key is written before, and a repeat is told so (409 `OUTCOME_UNKNOWN`).
 
 use std::{
     collections::HashMap,
@@ -17,7 +18,7 @@ use std::{
 
 use axum::{
     body::{Body, to_bytes},
-    extract::{FromRequestParts, Request, State},
+    extract::{FromRequestParts, MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -157,7 +158,8 @@ async fn keyed(
         message: format!("a request with an Idempotency-Key takes at most {MAX_KEYED_BODY} bytes"),
     })?;
     let fingerprint = fingerprint(&parts, &body);
-    let (turn, claim) = match turn(&state, &key, &fingerprint).await? {
+    let runs = parts.extensions.get::<MatchedPath>().is_some_and(|path| runs(path.as_str()));
+    let (turn, claim) = match turn(&state, &key, (&fingerprint, runs)).await? {
         Turned::Run(turn, claim) => (turn, claim),
         Turned::Answered(answer) => return Ok(replay(answer)),
     };
@@ -176,6 +178,12 @@ async fn keyed(
     task.await.map_err(|error| Error::Internal(Box::new(error)))?
 }
 
+/// Whether a route runs something in a sandbox.
+fn runs(path: &str) -> bool {
+    let path = path.rsplit("/sandboxes/{id}").next().unwrap_or_default();
+    ["/exec", "/exec/stream", "/commands", "/processes", "/template/start"].contains(&path)
+}
+
 /// What a request finds under its key.
 enum Turned {
     /// It may run.
@@ -188,7 +196,7 @@ enum Turned {
 async fn turn(
     state: &AppState,
     key: &(TenantId, String),
-    fingerprint: &str,
+    (fingerprint, runs): (&str, bool),
 ) -> Result<Turned, Error> {
     let deadline = tokio::time::Instant::now() + WAIT;
     loop {
@@ -205,7 +213,20 @@ async fn turn(
                     Some(idempotency::Stored { answer: Some(answer), .. }) => {
                         Ok(Turned::Answered(answer))
                     }
-                    _ => Ok(Turned::Run(turn, claim)),
+                    Some(_) if runs => Err(Error::Conflict {
+                        code: "OUTCOME_UNKNOWN",
+                        message: "the first request with this Idempotency-Key broke off, so it is \
+                                  not known whether its command ran; look, then use a new key"
+                            .to_owned(),
+                        retryable: false,
+                    }),
+                    _ => {
+                        if runs {
+                            let now = state.control.env.now();
+                            idempotency::begin(&mut db, key.0, &claim, now).await?;
+                        }
+                        Ok(Turned::Run(turn, claim))
+                    }
                 };
             }
             Err(entry) if entry.fingerprint != fingerprint => return Err(mismatch()),
@@ -238,6 +259,10 @@ async fn keep(
     let status = response.status();
     let is_final = !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS;
     if is_stream || !is_small || !is_final {
+        if !is_final {
+            let mut db = state.control.store.conn().await?;
+            idempotency::unbegin(&mut db, tenant, &claim.key).await?;
+        }
         return Ok(response);
     }
     let (parts, body) = response.into_parts();
@@ -255,6 +280,9 @@ async fn keep(
         if state.running.is_purge_due(now) {
             idempotency::delete_before(&mut db, now - IDEMPOTENCY_KEPT).await?;
         }
+    } else {
+        let mut db = state.control.store.conn().await?;
+        idempotency::unbegin(&mut db, tenant, &claim.key).await?;
     }
     Ok(Response::from_parts(parts, Body::from(body)))
 }

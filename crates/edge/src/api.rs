@@ -142,7 +142,7 @@ fn away(visit: &Visit) -> Response<Body> {
 /// It may or may not have been done: only the caller can find out which.
 fn unknown_outcome(visit: &Visit) -> Response<Body> {
     let why = "the API restarted while it worked on this request, which may or may not have been \
-               done; look before you repeat it, or send an Idempotency-Key to repeat it safely";
+               done; look before you repeat it, or send an Idempotency-Key, under which nothing is done twice";
     error(visit, StatusCode::BAD_GATEWAY, "OUTCOME_UNKNOWN", why, false)
 }
 
@@ -155,11 +155,16 @@ fn error(
     retryable: bool,
 ) -> Response<Body> {
     let mut response = visit.text(status, why);
-    let json =
-        format!(r#"{{"error":{{"code":"{code}","message":"{why}","retryable":{retryable}}}}}"#);
+    let id = format!("req_{}", visit.shared().config.env.uuid().simple());
+    tracing::warn!(id, code, path = visit.parts.uri.path(), "the API did not answer");
+    let json = format!(
+        r#"{{"error":{{"code":"{code}","message":"{why}","request_id":"{id}","details":{{}},"retryable":{retryable}}},"request_id":"{id}"}}"#
+    );
     *response.body_mut() = Body::full(json);
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert("x-request-id", id);
+    }
     response
 }

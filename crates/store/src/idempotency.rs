@@ -107,6 +107,25 @@ pub async fn claim(
     Ok(())
 }
 
+/// Says before a request runs that it begins under this key, for one that makes nothing by which a
+/// repeat could find out. Replaces an older row of the key (only an expired one can be there).
+pub async fn begin(
+    db: &mut AnyConnection,
+    tenant: TenantId,
+    claim: &Claim,
+    now: Timestamp,
+) -> Result<(), Error> {
+    sqlx::query(CLAIM)
+        .bind(tenant.to_string())
+        .bind(&claim.key)
+        .bind(&claim.fingerprint)
+        .bind(None::<String>)
+        .bind(now.as_millisecond())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 const ANSWER: &str = "
     insert into idempotency_keys (tenant_id, key, fingerprint, status, content_type, body,
                                   created_at_ms)
@@ -143,6 +162,19 @@ pub async fn forget(db: &mut AnyConnection, tenant: TenantId, key: &str) -> Resu
         .bind(key)
         .execute(db)
         .await?;
+    Ok(())
+}
+
+/// Takes [`begin`] back; what was made or answered under the key stays.
+pub async fn unbegin(db: &mut AnyConnection, tenant: TenantId, key: &str) -> Result<(), Error> {
+    sqlx::query(
+        "delete from idempotency_keys
+         where tenant_id = $1 and key = $2 and made_id is null and status is null",
+    )
+    .bind(tenant.to_string())
+    .bind(key)
+    .execute(db)
+    .await?;
     Ok(())
 }
 

@@ -110,3 +110,47 @@ async fn a_repeat_after_a_crash_goes_on_with_what_was_made() {
         assert_eq!(other.body["error"]["code"], "IDEMPOTENCY_PAYLOAD_MISMATCH", "{other:?}");
     }
 }
+
+#[tokio::test]
+async fn a_command_that_may_have_run_is_not_run_again() {
+    let platform = Platform::new().await;
+    let a = platform.tenant("A").await;
+    let sandbox =
+        platform.call(Method::POST, "/api/v1/sandboxes?wait=false", &a.key, json!({})).await;
+    let sandbox = sandbox.body["data"]["id"].as_str().unwrap().to_owned();
+    let tenant: TenantId = a.json["id"].as_str().unwrap().parse().unwrap();
+    for of in ["exec", "exec/stream", "commands", "processes"] {
+        let path = format!("/api/v1/sandboxes/{sandbox}/{of}");
+        let body = json!({"command": "id"});
+        // Nothing ran: the sandbox is not there yet. So it may be tried again.
+        for _ in 0..2 {
+            let early = post_to(&platform, &path, &a.key, of, body.clone()).await;
+            assert_ne!(early.body["error"]["code"], "OUTCOME_UNKNOWN", "{of}: {early:?}");
+            assert!(!early.status.is_success(), "{of}: {early:?}");
+        }
+        // As if the process had been killed while the command ran.
+        let fingerprint = fingerprint(&path, &body);
+        let key = format!("killed-{of}");
+        let claim = Claim { key: key.clone(), fingerprint, made: None };
+        let control = &platform.state.control;
+        let mut db = control.store.conn().await.unwrap();
+        idempotency::begin(&mut db, tenant, &claim, control.env.now()).await.unwrap();
+        drop(db);
+        let again = post_to(&platform, &path, &a.key, &key, body.clone()).await;
+        assert_eq!(again.status, StatusCode::CONFLICT, "{of}: {again:?}");
+        assert_eq!(again.body["error"]["code"], "OUTCOME_UNKNOWN", "{of}: {again:?}");
+        assert_eq!(again.body["error"]["retryable"], false);
+    }
+}
+
+/// What a request is known by: SHA-256 of method, path and body.
+fn fingerprint(path: &str, body: &Value) -> String {
+    use sha2::{Digest as _, Sha256};
+    let mut hash = Sha256::new();
+    for part in ["POST", path] {
+        hash.update(part);
+        hash.update([0]);
+    }
+    hash.update(body.to_string());
+    hex::encode(hash.finalize())
+}

@@ -1,6 +1,8 @@
 //! The table of idempotency keys.
 
-use miosa_store::idempotency::{Answer, Claim, Stored, answer, claim, delete_before, find, forget};
+use miosa_store::idempotency::{
+    Answer, Claim, Stored, answer, begin, claim, delete_before, find, forget, unbegin,
+};
 use miosa_types::SandboxId;
 
 use crate::support::{Bench, on_both};
@@ -29,6 +31,16 @@ async fn a_repeat_finds_what_was_made_and_answered(bench: Bench) {
     answer(&mut db, tenant, &one, &given, now).await.unwrap();
     stored.answer = Some(given);
     assert_eq!(find(&mut db, tenant, "k", now).await.unwrap(), Some(stored));
+
+    unbegin(&mut db, tenant, "k").await.unwrap();
+    assert!(find(&mut db, tenant, "k", now).await.unwrap().is_some(), "it was answered");
+    begin(&mut db, tenant, &new("run"), now).await.unwrap();
+    let begun = Stored { fingerprint: "f".into(), made: None, answer: None };
+    assert_eq!(find(&mut db, tenant, "run", now).await.unwrap(), Some(begun));
+    unbegin(&mut db, other.tenant.id, "run").await.unwrap();
+    assert!(find(&mut db, tenant, "run", now).await.unwrap().is_some());
+    unbegin(&mut db, tenant, "run").await.unwrap();
+    assert_eq!(find(&mut db, tenant, "run", now).await.unwrap(), None);
 
     claim(&mut db, tenant, Some(&one), again, now).await.unwrap();
     let stored = Stored { fingerprint: "f".into(), made: Some(again), answer: None };
