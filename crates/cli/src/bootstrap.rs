@@ -36,7 +36,10 @@ pub(crate) async fn run(
     operator_key(&mut tx, env, tenant, &settings.operator_key_file()).await?;
     tx.commit().await?;
     // After the commit: a note of an installation that never was would bar the next start.
-    write_secret(&file, &installation.to_string())?;
+    // Not at each start: a full disk would keep control from it.
+    if read_installation(&file).ok().flatten() != Some(installation) {
+        write_secret(&file, &installation.to_string())?;
+    }
     Ok(installation)
 }
 

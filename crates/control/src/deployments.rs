@@ -31,6 +31,8 @@ pub use miosa_store::{
     versions::Version,
 };
 
+/// Why the builds of a deleted deployment end.
+const DELETED: &str = "The deployment was deleted.";
 /// Attempts at a compare-and-set before giving up.
 pub(crate) const ATTEMPTS: u32 = 5;
 /// Versions shown at most.
@@ -366,6 +368,10 @@ async fn with_row(
             Err(miosa_store::Error::Stale { .. }) if attempt < ATTEMPTS => {}
             outcome => {
                 outcome?;
+                if row.deleted_at.is_some() {
+                    versions::cancel_all(&mut tx, row.id, DELETED, control.env.now()).await?;
+                    control.wakes.builds.notify_one();
+                }
                 if let Some(kind) = event.filter(|_| row != before) {
                     healing::tell_of(&mut tx, &control.env, &row, kind, json!({})).await?;
                 }

@@ -278,6 +278,25 @@ pub async fn set_cancelled(
     changed(done.rows_affected(), id)
 }
 
+/// The same of all versions of a deployment that are being built, if there are any.
+pub async fn cancel_all(
+    db: &mut AnyConnection,
+    deployment: DeploymentId,
+    why: &str,
+    now: Timestamp,
+) -> Result<(), Error> {
+    const CANCELLED: &str = "
+        update versions set state = 'failed', failure = $2, updated_at_ms = $3
+        where deployment_id = $1 and state = 'building'";
+    sqlx::query(CANCELLED)
+        .bind(deployment.to_string())
+        .bind(row::said(why))
+        .bind(now.as_millisecond())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 /// Notes why a version is still `building`; no effect on one that is not.
 pub async fn note_interruption(
     db: &mut AnyConnection,

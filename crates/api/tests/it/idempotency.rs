@@ -129,7 +129,8 @@ async fn a_command_that_may_have_run_is_not_run_again() {
             assert!(!early.status.is_success(), "{of}: {early:?}");
         }
         // As if the process had been killed while the command ran.
-        let fingerprint = fingerprint(&path, &body);
+        // Below the version of the API a handler sees its own part of the path.
+        let fingerprint = fingerprint(path.strip_prefix("/api/v1").unwrap(), &body);
         let key = format!("killed-{of}");
         let claim = Claim { key: key.clone(), fingerprint, made: None };
         let control = &platform.state.control;

@@ -198,7 +198,14 @@ async fn a_cancelled_build_ends_at_once_and_the_old_version_keeps_serving() {
     })
     .await;
     let key = first.deployment.id.to_string();
+    let other = platform.tenant("other").await;
     let control = platform.control();
+    let key_of_shop = first.deployment.id.to_string();
+    let theirs = (other.id, &*key_of_shop, second.version.id);
+    let foreign = miosa_control::deployments::cancel(&control, theirs.0, theirs.1, theirs.2).await;
+    assert!(matches!(foreign, Err(Error::NotFound { .. })), "{foreign:?}");
+    let building = platform.version(tenant, first.deployment.id, second.version.id).await;
+    assert_eq!(building.state, VersionState::Building);
     let cancel = |version| miosa_control::deployments::cancel(&control, tenant.id, &key, version);
     let (_, cancelled) = cancel(second.version.id).await.unwrap();
     assert_eq!(cancelled.state, VersionState::Failed);
@@ -214,9 +221,32 @@ async fn a_cancelled_build_ends_at_once_and_the_old_version_keeps_serving() {
         let again = cancel(version).await;
         assert!(matches!(again, Err(Error::NotCancellable { .. })), "{again:?}");
     }
-    let other = platform.tenant("other").await;
-    let foreign = miosa_control::deployments::cancel(&control, other.id, &key, first.version.id);
-    assert!(matches!(foreign.await, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_deployment_builds_no_longer() {
+    let platform = Platform::start().await;
+    let tenant = platform.tenant("clinic").await;
+    let sandbox = platform.sandbox(tenant, SITE).await;
+    platform.guest.never_end("make site");
+    let request = Request { build_command: Some("make site".into()), ..Request::default() };
+    let made = platform.publish(tenant, &sandbox, "shop", request).await.unwrap();
+    eventually("that it builds", async || {
+        let commands = platform.guest.commands();
+        commands.iter().flatten().any(|word| word.contains("make site")).then_some(())
+    })
+    .await;
+    let key = made.deployment.id.to_string();
+    miosa_control::deployments::delete(&platform.control(), tenant.id, &key).await.unwrap();
+    eventually("that only the sandbox is left", async || {
+        (platform.provider.observed().len() == 1).then_some(())
+    })
+    .await;
+    // Nor after a restart.
+    platform.kill_control();
+    platform.start_control().await;
+    eventually("that control has looked", async || platform.control().observed.replicas()).await;
+    assert_eq!(platform.provider.observed().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
