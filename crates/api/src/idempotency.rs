@@ -7,7 +7,7 @@
 //!
 //! A crash in the middle makes nothing twice: handlers that make sandboxes, deployments or
 //! versions, or go back to one, write the key in the transaction of what they make ([`Keyed`]),
-//! and a repeat goes on with that. Those that run something in a sandbox ([`runs`]) cannot find out
+//! and a repeat goes on with that. Those that run something in a sandbox cannot find out
 //! whether it ran: their key is written before, and a repeat is told so (409 `OUTCOME_UNKNOWN`).
 
 use std::{

@@ -36,7 +36,9 @@ use reason::{ended, sentence, with_causes};
 use record::{record, record_interrupted};
 
 /// Builds at once.
-pub const MAX_AT_ONCE: usize = 2;
+pub const MAX_AT_ONCE: usize = 3;
+/// Of one tenant.
+pub const MAX_EACH: usize = 2;
 /// Longest time of one attempt.
 pub const TIME_LIMIT: Duration = Duration::from_mins(15);
 /// How long the build sandbox may take to start.
@@ -69,14 +71,31 @@ struct Running {
     interrupted: BTreeMap<VersionId, Interrupted>,
 }
 
-/// The versions whose build begins now, of those that wait for one.
-fn plan(waiting: &[VersionId], running: &Running, now: Timestamp) -> Vec<VersionId> {
+/// The versions whose build begins now, of those that wait for one: the oldest of the tenants that
+/// have the fewest, and no tenant takes the last slot.
+fn plan(waiting: &[(VersionId, TenantId)], running: &Running, now: Timestamp) -> Vec<VersionId> {
+    let mut counts: BTreeMap<TenantId, usize> = BTreeMap::new();
+    for build in running.builds.values() {
+        *counts.entry(build.tenant).or_default() += 1;
+    }
     let is_due = |id: &VersionId| {
         let rests = running.interrupted.get(id).is_some_and(|one| now < one.until);
         !rests && !running.builds.contains_key(id)
     };
-    let free = MAX_AT_ONCE.saturating_sub(running.builds.len());
-    waiting.iter().copied().filter(is_due).take(free).collect()
+    let mut due: Vec<_> = waiting.iter().copied().filter(|(id, _)| is_due(id)).collect();
+    let mut chosen = Vec::new();
+    for _ in running.builds.len()..MAX_AT_ONCE {
+        let count = |tenant| counts.get(&tenant).copied().unwrap_or(0);
+        let next = due.iter().copied().enumerate();
+        let next = next.filter(|(_, (_, tenant))| count(*tenant) < MAX_EACH);
+        let Some((at, (id, tenant))) = next.min_by_key(|(_, (_, tenant))| count(*tenant)) else {
+            break;
+        };
+        due.remove(at);
+        *counts.entry(tenant).or_default() += 1;
+        chosen.push(id);
+    }
+    chosen
 }
 
 impl Builds {
@@ -371,12 +390,13 @@ impl Reconciler for Builds {
         let mut report =
             Report { looked_at: waiting.len(), acted: strays.len(), ..Report::default() };
         let ids: Vec<_> = waiting.iter().map(|version| version.id).collect();
+        let of: Vec<_> = waiting.iter().map(|version| (version.id, version.tenant)).collect();
         report.acted += self.end_cancelled(&ids).await?;
         let due = {
             let mut running = lock(&self.running);
             let Running { builds, interrupted } = &mut *running;
             interrupted.retain(|id, _| ids.contains(id) || builds.contains_key(id));
-            plan(&ids, &running, self.control.env.now())
+            plan(&of, &running, self.control.env.now())
         };
         for version in waiting.into_iter().filter(|version| due.contains(&version.id)) {
             self.start(version);

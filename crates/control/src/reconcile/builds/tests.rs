@@ -35,7 +35,8 @@ fn an_interrupted_build_waits_and_keeps_no_other_from_its_turn() {
         builds: workloads.iter().map(|n| (v(*n), build(*n))).collect(),
         interrupted: interrupted.iter().map(|(n, s)| (v(*n), rests(*s))).collect(),
     };
-    let waiting = [v(1), v(2), v(3)];
+    let own = TenantId::from_uuid(Uuid::nil());
+    let waiting = [1, 2, 3].map(|n| (v(n), own));
     for (running, expected) in [
         (running(&[], &[]), vec![v(1), v(2)]),
         (running(&[1], &[]), vec![v(2)]),
@@ -45,6 +46,20 @@ fn an_interrupted_build_waits_and_keeps_no_other_from_its_turn() {
     ] {
         assert_eq!(plan(&waiting, &running, now()), expected, "{running:?}");
     }
+}
+
+#[test]
+fn one_tenant_keeps_no_other_from_building() {
+    let tenant = |n| TenantId::from_uuid(Uuid::from_u128(n));
+    let build = |of| Build { tenant: tenant(of), workload: w(of), stop: Arc::default() };
+    let waiting = [(1, 1), (2, 1), (3, 1), (4, 2)].map(|(n, of)| (v(n), tenant(of)));
+    let mut running = Running::default();
+    assert_eq!(plan(&waiting, &running, now()), [v(1), v(4), v(2)]);
+    assert_eq!(plan(&waiting[..3], &running, now()), [v(1), v(2)], "the last slot stays free");
+    running.builds = [(v(1), build(1)), (v(2), build(1))].into();
+    assert_eq!(plan(&waiting, &running, now()), [v(4)]);
+    running.builds.insert(v(4), build(2));
+    assert_eq!(plan(&waiting, &running, now()), []);
 }
 
 #[test]
