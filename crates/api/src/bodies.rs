@@ -7,10 +7,7 @@
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -55,6 +52,8 @@ struct Share {
     tenant: TenantId,
     /// Those that came, the free ones included.
     came: usize,
+    /// Whether there was no room for more.
+    is_refused: bool,
 }
 
 impl Bodies {
@@ -70,6 +69,10 @@ impl Bodies {
 }
 
 impl Share {
+    const fn new(bodies: Bodies, tenant: TenantId) -> Self {
+        Self { bodies, tenant, came: 0, is_refused: false }
+    }
+
     fn counted(&self) -> usize {
         self.came.saturating_sub(FREE)
     }
@@ -81,6 +84,7 @@ impl Share {
         let mut held = self.bodies.lock();
         let own = held.each.get(&self.tenant).copied().unwrap_or(0);
         if counted > 0 && (own + counted > EACH || held.all + counted > ALL) {
+            self.is_refused = true;
             return false;
         }
         if counted > 0 {
@@ -114,7 +118,6 @@ impl Drop for Share {
 struct Counted {
     inner: Body,
     share: Arc<Mutex<Share>>,
-    no_room: Arc<AtomicBool>,
     idle: Pin<Box<Sleep>>,
 }
 
@@ -138,7 +141,6 @@ impl HttpBody for Counted {
             _ => 0,
         };
         if !self.share.lock().unwrap_or_else(PoisonError::into_inner).grow(length) {
-            self.no_room.store(true, Relaxed);
             let full = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
             return Poll::Ready(Some(Err(axum::Error::new(full))));
         }
@@ -160,19 +162,12 @@ pub async fn layer(State(state): State<AppState>, request: Request, next: Next) 
         return next.run(request).await;
     };
     // Held until the answer is there: until then the handler has the bytes, in one form or another.
-    let share = Share { bodies: state.bodies.clone(), tenant, came: 0 };
-    let share = Arc::new(Mutex::new(share));
-    let no_room = Arc::new(AtomicBool::new(false));
+    let share = Arc::new(Mutex::new(Share::new(state.bodies.clone(), tenant)));
     let request = request.map(|inner| {
-        Body::new(Counted {
-            inner,
-            share: share.clone(),
-            no_room: no_room.clone(),
-            idle: Box::pin(tokio::time::sleep(IDLE)),
-        })
+        Body::new(Counted { inner, share: share.clone(), idle: Box::pin(tokio::time::sleep(IDLE)) })
     });
     let response = next.run(request).await;
-    if no_room.load(Relaxed) {
+    if share.lock().unwrap_or_else(PoisonError::into_inner).is_refused {
         let message = "too many large bodies are being sent at this moment; send fewer at a time, \
                        or files by `/fs/upload`";
         let busy = Error::Busy { code: "BUSY", message: message.to_owned(), retry_after_ms: 1000 };
@@ -190,7 +185,7 @@ mod tests {
     #[test]
     fn each_tenant_and_all_together_are_bounded_and_what_is_small_is_free() {
         let (bodies, env) = (Bodies::default(), Env::system());
-        let share = |tenant| Share { bodies: bodies.clone(), tenant, came: 0 };
+        let share = |tenant| Share::new(bodies.clone(), tenant);
         let tenants: [TenantId; 4] = std::array::from_fn(|_| env.id());
         let mut held = Vec::new();
         for (n, tenant) in tenants.into_iter().enumerate() {

@@ -1,7 +1,7 @@
 //! `/tenant/branding`, its alias `/settings/branding`, and `/workspaces/:id/branding`.
 //!
-//! Promises: the answers of `…/branding` of a tenant or workspace have exactly one key, because SDKs unwrap it; a
-//! brand that could break a page is refused with the field's name.
+//! Promises: the answers of `…/branding` of a tenant or workspace have exactly one key, because
+//! SDKs unwrap it; a brand that could break a page is refused with the field's name.
 
 use axum::{Router, extract::State, routing::get};
 use miosa_store::{tenants, workspaces};

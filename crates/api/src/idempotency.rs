@@ -170,7 +170,8 @@ async fn keyed(
     let span = tracing::Span::current();
     let work = async move {
         let response = request::render(next.run(request).await, &request_id);
-        let response = keep(&state, key.0, &claim, response).await;
+        let begun = runs.then_some(&*claim.key);
+        let response = keep(&state, (key.0, &claim, begun), response).await;
         drop(turn);
         response
     };
@@ -246,11 +247,11 @@ async fn turn(
     }
 }
 
-/// Keeps the answer if a repeat should get it.
+/// Keeps the answer if a repeat should get it. If a repeat should run instead, `begun`, a key that
+/// was written before this run, is taken back.
 async fn keep(
     state: &AppState,
-    tenant: TenantId,
-    claim: &Claim,
+    (tenant, claim, begun): (TenantId, &Claim, Option<&str>),
     response: Response,
 ) -> Result<Response, Error> {
     let content_type = response.headers().get(header::CONTENT_TYPE).cloned();
@@ -260,8 +261,7 @@ async fn keep(
     let is_final = !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS;
     if is_stream || !is_small || !is_final {
         if !is_final {
-            let mut db = state.control.store.conn().await?;
-            idempotency::unbegin(&mut db, tenant, &claim.key).await?;
+            take_back(state, tenant, begun).await?;
         }
         return Ok(response);
     }
@@ -281,10 +281,16 @@ async fn keep(
             idempotency::delete_before(&mut db, now - IDEMPOTENCY_KEPT).await?;
         }
     } else {
-        let mut db = state.control.store.conn().await?;
-        idempotency::unbegin(&mut db, tenant, &claim.key).await?;
+        take_back(state, tenant, begun).await?;
     }
     Ok(Response::from_parts(parts, Body::from(body)))
+}
+
+async fn take_back(state: &AppState, tenant: TenantId, begun: Option<&str>) -> Result<(), Error> {
+    if let Some(key) = begun {
+        idempotency::unbegin(&mut *state.control.store.conn().await?, tenant, key).await?;
+    }
+    Ok(())
 }
 
 fn is_retryable(body: &[u8]) -> bool {

@@ -346,6 +346,7 @@ pub async fn delete(control: &Control, tenant: TenantId, key: &str) -> Result<()
     let now = control.env.now();
     with_row(control, tenant, key, None, |row| row.deleted_at = Some(now)).await?;
     control.wakes.domains.notify_one();
+    control.wakes.builds.notify_one();
     Ok(())
 }
 
@@ -370,7 +371,6 @@ async fn with_row(
                 outcome?;
                 if row.deleted_at.is_some() {
                     versions::cancel_all(&mut tx, row.id, DELETED, control.env.now()).await?;
-                    control.wakes.builds.notify_one();
                 }
                 if let Some(kind) = event.filter(|_| row != before) {
                     healing::tell_of(&mut tx, &control.env, &row, kind, json!({})).await?;

@@ -32,7 +32,7 @@ pub struct Facts<'a> {
     /// All tenants.
     pub tenants: &'a [Tenant],
     /// Workspaces that have a brand of their own.
-    pub branded: &'a [Workspace],
+    pub branded: &'a BTreeMap<WorkspaceId, Workspace>,
     /// All deployments.
     pub deployments: &'a [Deployment],
     /// Names that were proved to be their tenants', of deployments that exist.
@@ -109,7 +109,8 @@ pub fn table(facts: &Facts<'_>) -> Table {
         }
         entries.extend(unknown_hosts(tenant));
     }
-    entries.extend(facts.branded.iter().filter_map(|workspace| brand(workspace, facts.tenants)));
+    let tenants: BTreeMap<_, _> = facts.tenants.iter().map(|tenant| (tenant.id, tenant)).collect();
+    entries.extend(facts.branded.values().filter_map(|workspace| brand(workspace, &tenants)));
     let seen = seen_by_deployment(facts.versions, facts.replicas, facts.suspects, |_| false);
     let building: BTreeSet<_> = facts
         .versions
@@ -148,7 +149,7 @@ pub fn table(facts: &Facts<'_>) -> Table {
         app_entries(&app, facts.versions, &mut entries);
         version_routes(&app, versions, &mut entries);
     }
-    sandbox_entries(facts, &mut entries);
+    sandbox_entries(facts, &tenants, &mut entries);
     entries.extend(facts.certificates.iter().cloned().map(Entry::Certificate));
     Table::from_entries(entries)
 }
@@ -162,9 +163,9 @@ fn unknown_hosts(tenant: &Tenant) -> impl Iterator<Item = Entry> {
 }
 
 /// What a workspace's pages look like: what it leaves open is its tenant's.
-fn brand(workspace: &Workspace, tenants: &[Tenant]) -> Option<Entry> {
+fn brand(workspace: &Workspace, tenants: &BTreeMap<TenantId, &Tenant>) -> Option<Entry> {
     let own = workspace.branding.clone()?;
-    let tenant = tenants.iter().find(|tenant| tenant.id == workspace.tenant)?;
+    let tenant = tenants.get(&workspace.tenant)?;
     let owner = Branded { tenant: tenant.id, workspace: Some(workspace.id) };
     let branding = own.over(tenant.branding.clone().unwrap_or_default());
     Some(Entry::Brand(link::Brand { owner, branding }))
@@ -172,7 +173,7 @@ fn brand(workspace: &Workspace, tenants: &[Tenant]) -> Option<Entry> {
 
 impl Facts<'_> {
     fn owner(&self, tenant: TenantId, workspace: WorkspaceId) -> Branded {
-        let is_branded = self.branded.iter().any(|branded| branded.id == workspace);
+        let is_branded = self.branded.contains_key(&workspace);
         Branded { tenant, workspace: is_branded.then_some(workspace) }
     }
 }
@@ -286,7 +287,11 @@ fn version_routes(app: &AppFacts<'_>, versions: &[&Version], entries: &mut Vec<E
     }
 }
 
-fn sandbox_entries(facts: &Facts<'_>, entries: &mut Vec<Entry>) {
+fn sandbox_entries(
+    facts: &Facts<'_>,
+    tenants: &BTreeMap<TenantId, &Tenant>,
+    entries: &mut Vec<Entry>,
+) {
     let mut addresses: BTreeMap<SandboxId, std::net::IpAddr> = BTreeMap::new();
     for observed in facts.replicas {
         let Owner::Sandbox(sandbox) = observed.owner else { continue };
@@ -301,7 +306,6 @@ fn sandbox_entries(facts: &Facts<'_>, entries: &mut Vec<Entry>) {
     for token in facts.preview_tokens {
         tokens.entry(token.sandbox).or_insert_with(Vec::new).push(token);
     }
-    let tenants: BTreeMap<_, _> = facts.tenants.iter().map(|tenant| (tenant.id, tenant)).collect();
     for sandbox in facts.sandboxes {
         let access = access::access(
             tenants.get(&sandbox.tenant).copied(),

@@ -95,16 +95,10 @@ pub async fn claim(
     made: Uuid,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let Some(claim) = claim else { return Ok(()) };
-    sqlx::query(CLAIM)
-        .bind(tenant.to_string())
-        .bind(&claim.key)
-        .bind(&claim.fingerprint)
-        .bind(made.to_string())
-        .bind(now.as_millisecond())
-        .execute(tx)
-        .await?;
-    Ok(())
+    match claim {
+        Some(claim) => put(tx, tenant, claim, Some(made), now).await,
+        None => Ok(()),
+    }
 }
 
 /// Says before a request runs that it begins under this key, for one that makes nothing by which a
@@ -115,11 +109,21 @@ pub async fn begin(
     claim: &Claim,
     now: Timestamp,
 ) -> Result<(), Error> {
+    put(db, tenant, claim, None, now).await
+}
+
+async fn put(
+    db: &mut AnyConnection,
+    tenant: TenantId,
+    claim: &Claim,
+    made: Option<Uuid>,
+    now: Timestamp,
+) -> Result<(), Error> {
     sqlx::query(CLAIM)
         .bind(tenant.to_string())
         .bind(&claim.key)
         .bind(&claim.fingerprint)
-        .bind(None::<String>)
+        .bind(made.map(|id| id.to_string()))
         .bind(now.as_millisecond())
         .execute(db)
         .await?;

@@ -250,13 +250,7 @@ pub async fn set_failed(
     const FAILED: &str = "
         update versions set state = 'failed', failure = $2, updated_at_ms = $3
         where id = $1 and state in ('building', 'ready')";
-    let done = sqlx::query(FAILED)
-        .bind(id.to_string())
-        .bind(row::said(why))
-        .bind(now.as_millisecond())
-        .execute(db)
-        .await?;
-    changed(done.rows_affected(), id)
+    changed(tell(db, FAILED, id.to_string(), (why, now)).await?, id)
 }
 
 /// A version whose build was ended becomes `failed`. `Stale` if it is not being built any more.
@@ -269,13 +263,7 @@ pub async fn set_cancelled(
     const CANCELLED: &str = "
         update versions set state = 'failed', failure = $2, updated_at_ms = $3
         where id = $1 and state = 'building'";
-    let done = sqlx::query(CANCELLED)
-        .bind(id.to_string())
-        .bind(row::said(why))
-        .bind(now.as_millisecond())
-        .execute(db)
-        .await?;
-    changed(done.rows_affected(), id)
+    changed(tell(db, CANCELLED, id.to_string(), (why, now)).await?, id)
 }
 
 /// The same of all versions of a deployment that are being built, if there are any.
@@ -288,13 +276,7 @@ pub async fn cancel_all(
     const CANCELLED: &str = "
         update versions set state = 'failed', failure = $2, updated_at_ms = $3
         where deployment_id = $1 and state = 'building'";
-    sqlx::query(CANCELLED)
-        .bind(deployment.to_string())
-        .bind(row::said(why))
-        .bind(now.as_millisecond())
-        .execute(db)
-        .await?;
-    Ok(())
+    tell(db, CANCELLED, deployment.to_string(), (why, now)).await.map(drop)
 }
 
 /// Notes why a version is still `building`; no effect on one that is not.
@@ -307,13 +289,18 @@ pub async fn note_interruption(
     const NOTE: &str = "
         update versions set failure = $2, updated_at_ms = $3
         where id = $1 and state = 'building'";
-    sqlx::query(NOTE)
-        .bind(id.to_string())
-        .bind(row::said(why))
-        .bind(now.as_millisecond())
-        .execute(db)
-        .await?;
-    Ok(())
+    tell(db, NOTE, id.to_string(), (why, now)).await.map(drop)
+}
+
+/// Runs a statement that says why, and when. Returns how many rows it changed.
+async fn tell(
+    db: &mut AnyConnection,
+    sql: &'static str,
+    of: String,
+    (why, now): (&str, Timestamp),
+) -> Result<u64, Error> {
+    let said = sqlx::query(sql).bind(of).bind(row::said(why)).bind(now.as_millisecond());
+    Ok(said.execute(db).await?.rows_affected())
 }
 
 /// Notes that it was made the active version.

@@ -150,10 +150,10 @@ impl Builds {
     }
 
     /// Ends the builds whose version is not being built any more. Returns how many.
-    async fn end_cancelled(&self, waiting: &[VersionId]) -> Result<usize, StepError> {
+    async fn end_cancelled(&self, waiting: &[(VersionId, TenantId)]) -> Result<usize, StepError> {
         let unlisted: Vec<_> = {
             let running = lock(&self.running);
-            let is_listed = |id: &VersionId| waiting.contains(id);
+            let is_listed = |id: &VersionId| waiting.iter().any(|(listed, _)| listed == id);
             let builds = running.builds.iter().filter(|(id, _)| !is_listed(id));
             builds.map(|(id, build)| (*id, build.clone())).collect()
         };
@@ -389,14 +389,15 @@ impl Reconciler for Builds {
         drop(db);
         let mut report =
             Report { looked_at: waiting.len(), acted: strays.len(), ..Report::default() };
-        let ids: Vec<_> = waiting.iter().map(|version| version.id).collect();
-        let of: Vec<_> = waiting.iter().map(|version| (version.id, version.tenant)).collect();
+        let ids: Vec<_> = waiting.iter().map(|version| (version.id, version.tenant)).collect();
         report.acted += self.end_cancelled(&ids).await?;
         let due = {
             let mut running = lock(&self.running);
             let Running { builds, interrupted } = &mut *running;
-            interrupted.retain(|id, _| ids.contains(id) || builds.contains_key(id));
-            plan(&of, &running, self.control.env.now())
+            interrupted.retain(|id, _| {
+                ids.iter().any(|(listed, _)| listed == id) || builds.contains_key(id)
+            });
+            plan(&ids, &running, self.control.env.now())
         };
         for version in waiting.into_iter().filter(|version| due.contains(&version.id)) {
             self.start(version);

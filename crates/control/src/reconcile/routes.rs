@@ -16,7 +16,7 @@ use miosa_store::{
     certificates::{self as rows, Certificate},
     deployments, domains, preview_tokens, previews, sandboxes, tenants, versions, workspaces,
 };
-use miosa_types::{Digest, VersionId, deployment::VersionState, link};
+use miosa_types::{Digest, VersionId, WorkspaceId, deployment::VersionState, link};
 use tokio::sync::Notify;
 
 use crate::{
@@ -49,7 +49,7 @@ struct Kept {
 #[derive(Debug)]
 struct Rows {
     tenants: Vec<tenants::Tenant>,
-    branded: Vec<workspaces::Workspace>,
+    branded: BTreeMap<WorkspaceId, workspaces::Workspace>,
     deployments: Vec<deployments::Deployment>,
     domains: Vec<domains::Domain>,
     versions: BTreeMap<VersionId, versions::Version>,
@@ -91,7 +91,7 @@ impl Routes {
         domains.retain(|domain| is_there.contains(&domain.deployment));
         Ok(Rows {
             tenants: tenants::list(&mut db).await?,
-            branded: workspaces::branded(&mut db).await?,
+            branded: workspaces::branded(&mut db).await?.into_iter().map(|w| (w.id, w)).collect(),
             deployments,
             domains,
             versions: versions.into_iter().map(|version| (version.id, version)).collect(),

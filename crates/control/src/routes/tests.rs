@@ -192,7 +192,7 @@ fn a_workspace_brands_its_own_hosts_over_its_tenants_brand() {
     let (tenant, workspace) = (tenant(&deployment), workspace(&deployment));
     let (base, apps) = ("base.localhost".into(), "apps.localhost".into());
     let domains = host::Domains { base, apps, https_port: 443 };
-    let made = |branded: &[Workspace]| {
+    let made = |branded: &BTreeMap<WorkspaceId, Workspace>| {
         table(&Facts {
             settings: link::Settings {
                 domains: domains.clone(),
@@ -219,8 +219,8 @@ fn a_workspace_brands_its_own_hosts_over_its_tenants_brand() {
     let of_tenant = Branded::from(tenant.id);
     let of_workspace = Branded { workspace: Some(workspace.id), ..of_tenant };
 
-    assert_eq!(owner(&made(&[]), "shop.clinic.localhost"), of_tenant);
-    let table = made(std::slice::from_ref(&workspace));
+    assert_eq!(owner(&made(&BTreeMap::new()), "shop.clinic.localhost"), of_tenant);
+    let table = made(&[(workspace.id, workspace.clone())].into());
     assert_eq!(owner(&table, "shop.clinic.localhost"), of_workspace);
     assert_eq!(owner(&table, "*.clinic.localhost"), of_tenant);
     let brand = table.0.get(&link::Key::Brand(of_workspace));

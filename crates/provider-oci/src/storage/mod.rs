@@ -203,14 +203,13 @@ impl Storage {
         for kind in kinds {
             match Self::open_as(kind, files) {
                 Ok(storage) => return Ok(storage),
-                // What is picked stays for good; a disk that is full now need not be tomorrow.
-                Err(error @ Error::Full(_)) => {
-                    remove_files(kind, files)?;
-                    return Err(error);
-                }
                 Err(error) => {
-                    tracing::warn!(%kind, %error, "this way to keep volumes does not work here");
                     remove_files(kind, files)?;
+                    // What is picked stays for good; a disk that is full now need not be tomorrow.
+                    if matches!(error, Error::Full(_)) {
+                        return Err(error);
+                    }
+                    tracing::warn!(%kind, %error, "this way to keep volumes does not work here");
                     make_private(&files.pool)?;
                     last = Some(error);
                 }

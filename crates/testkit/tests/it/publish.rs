@@ -1,7 +1,11 @@
 //! Publishing: what a tenant sees, and where visitors are sent.
 
-use miosa_control::{deployments::Error, publishing::Request};
-use miosa_testkit::{Platform, eventually};
+use miosa_control::{
+    deployments::Error,
+    publishing::{Published, Request},
+    sandboxes::Sandbox,
+};
+use miosa_testkit::{Platform, Tenant, eventually};
 use miosa_types::{
     deployment::{VersionKind, VersionState},
     host,
@@ -182,6 +186,19 @@ async fn a_failed_build_is_told_and_the_old_version_keeps_serving() {
     .await;
 }
 
+/// Publishes a version of `shop` whose build has begun and never ends.
+async fn build_endlessly(platform: &Platform, tenant: Tenant, sandbox: &Sandbox) -> Published {
+    platform.guest.never_end("make site");
+    let request = Request { build_command: Some("make site".into()), ..Request::default() };
+    let made = platform.publish(tenant, sandbox, "shop", request).await.unwrap();
+    eventually("that it builds", async || {
+        let commands = platform.guest.commands();
+        commands.iter().flatten().any(|word| word.contains("make site")).then_some(())
+    })
+    .await;
+    made
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_build_ends_at_once_and_the_old_version_keeps_serving() {
     let platform = Platform::start().await;
@@ -189,14 +206,7 @@ async fn a_cancelled_build_ends_at_once_and_the_old_version_keeps_serving() {
     let sandbox = platform.sandbox(tenant, SITE).await;
     let first = platform.publish(tenant, &sandbox, "shop", Request::default()).await.unwrap();
     platform.until_state(tenant, first.deployment.id, "running").await;
-    platform.guest.never_end("make site");
-    let request = Request { build_command: Some("make site".into()), ..Request::default() };
-    let second = platform.publish(tenant, &sandbox, "shop", request).await.unwrap();
-    eventually("that it builds", async || {
-        let commands = platform.guest.commands();
-        commands.iter().flatten().any(|word| word.contains("make site")).then_some(())
-    })
-    .await;
+    let second = build_endlessly(&platform, tenant, &sandbox).await;
     let key = first.deployment.id.to_string();
     let other = platform.tenant("other").await;
     let control = platform.control();
@@ -228,14 +238,7 @@ async fn a_deleted_deployment_builds_no_longer() {
     let platform = Platform::start().await;
     let tenant = platform.tenant("clinic").await;
     let sandbox = platform.sandbox(tenant, SITE).await;
-    platform.guest.never_end("make site");
-    let request = Request { build_command: Some("make site".into()), ..Request::default() };
-    let made = platform.publish(tenant, &sandbox, "shop", request).await.unwrap();
-    eventually("that it builds", async || {
-        let commands = platform.guest.commands();
-        commands.iter().flatten().any(|word| word.contains("make site")).then_some(())
-    })
-    .await;
+    let made = build_endlessly(&platform, tenant, &sandbox).await;
     let key = made.deployment.id.to_string();
     miosa_control::deployments::delete(&platform.control(), tenant.id, &key).await.unwrap();
     eventually("that only the sandbox is left", async || {
