@@ -266,7 +266,11 @@ pub async fn remove(installation: InstallationId, data_dir: &Path) -> io::Result
     // which nothing is to be left.
     fs_err::create_dir_all(&folder)?;
     let count = |of: &str| match fs_err::read_dir(folder.join(of)) {
-        Ok(entries) => entries.count(),
+        // A record that a crash left half written stands beside the whole one.
+        Ok(entries) => entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|kind| kind == "json"))
+            .count(),
         Err(_) => 0,
     };
     let removed = Removed { workloads: count("workloads"), instances: count("instances") };
